@@ -1,0 +1,193 @@
+"""What a run is: frozen, validated, and named by a hash of its own content.
+
+A `RunSpec` says everything that decides a run's numbers, and nothing about where or how fast it was made (device, precision and
+duration are provenance). Equal specs have equal keys on every machine, so a key is a run's name for good.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+DATASETS = ("mnist1d",)
+MODELS = ("resnet1d", "cnn1d")
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "cosine")
+RECORDS = ("log", "dense")
+
+
+class SpecError(ValueError):
+    """A spec that cannot be run; the message names the value, the reason and the way out."""
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SpecError(f"{name}={value!r} is unknown: choose one of {', '.join(allowed)}.")
+
+
+def _integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SpecError(f"{name}={value!r} is not a whole number.")
+    if value < least:
+        raise SpecError(f"{name}={value} is too small: it must be at least {least}.")
+
+
+def _number(name: str, value: Any, least: float, below: float = math.inf, open_left: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SpecError(f"{name}={value!r} is not a number.")
+    if not (value > least if open_left else value >= least) or not value < below:
+        left, right = ("(" if open_left else "["), ("∞" if below == math.inf else f"{below:g}")
+        raise SpecError(f"{name}={value} is outside {left}{least:g}, {right}).")
+
+
+class _Spec:
+    """What the spec classes share: plain dictionaries in and out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def _changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, nested."""
+        fields = {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name, default in fields.items() if getattr(self, name) != default}
+        return {name: value._changed() if isinstance(value, _Spec) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]):
+        """The inverse of `to_dict`. Raises `SpecError` for unknown and for missing fields."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - set(fields)):
+            raise SpecError(f"{cls.__name__} has no field {', '.join(unknown)}: its fields are {', '.join(fields)}.")
+        required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+        if missing := sorted(required - set(values)):
+            raise SpecError(f"{cls.__name__} needs {', '.join(missing)}.")
+        nested = {
+            name: f.type.from_dict(values[name])
+            for name, f in fields.items()
+            if isinstance(f.type, type) and issubclass(f.type, _Spec) and isinstance(values.get(name), dict)
+        }
+        return cls(**{**values, **nested})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec(_Spec):
+    """A data set and the noise put on its training labels."""
+
+    name: str = "mnist1d"
+    label_noise: float = 0.2
+    """Share of the training points whose label is drawn anew, uniformly from all classes; in [0, 1)."""
+    noise_seed: int = 0
+    """Seed of that draw, independent of the seed of the run."""
+
+    def __post_init__(self) -> None:
+        _choice("data.name", self.name, DATASETS)
+        _number("data.label_noise", self.label_noise, 0, below=1)
+        _integer("data.noise_seed", self.noise_seed, 0)
+        object.__setattr__(self, "label_noise", float(self.label_noise))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(_Spec):
+    """A network's shape."""
+
+    name: str
+    width: int
+    """Channels of the first block."""
+    feature_dim: int | None = None
+    """Dimension of a linear projector before the classifier (`resnet1d` only); None: no projector."""
+
+    def __post_init__(self) -> None:
+        _choice("model.name", self.name, MODELS)
+        _integer("model.width", self.width, 1)
+        if self.feature_dim is not None:
+            _integer("model.feature_dim", self.feature_dim, 1)
+            if self.name != "resnet1d":
+                raise SpecError(f"model.feature_dim={self.feature_dim}: {self.name} has no projector; use resnet1d or leave it out.")
+            if self.feature_dim > self.width:
+                raise SpecError(
+                    f"model.feature_dim={self.feature_dim} exceeds model.width={self.width}: a linear projector adds no dimensions "
+                    "to those that exist; lower feature_dim or raise width."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec(_Spec):
+    """An optimiser. Weight decay is L2 in the gradient for both."""
+
+    name: str
+    lr: float
+    momentum: float = 0.0
+    """SGD only."""
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    """`constant`, or `cosine`: annealed to 0 once per epoch over all epochs."""
+
+    def __post_init__(self) -> None:
+        _choice("optimizer.name", self.name, OPTIMIZERS)
+        _number("optimizer.lr", self.lr, 0, open_left=True)
+        _number("optimizer.momentum", self.momentum, 0, below=1)
+        _number("optimizer.weight_decay", self.weight_decay, 0)
+        _choice("optimizer.schedule", self.schedule, SCHEDULES)
+        if self.name != "sgd" and self.momentum != 0:
+            raise SpecError(f"optimizer.momentum={self.momentum}: {self.name} takes no momentum; leave it out.")
+        for name in ("lr", "momentum", "weight_decay"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(_Spec):
+    """One network trained once."""
+
+    model: ModelSpec
+    optimizer: OptimizerSpec
+    epochs: int
+    seed: int
+    """Initial weights and the order of the training points: what `torch.manual_seed(seed)` gives plain modules."""
+    data: DataSpec = field(default_factory=DataSpec)
+    batch_size: int = 128
+    """The last, short batch of an epoch is kept."""
+    record: str = "log"
+    """Which epochs are measured, see `recorded_epochs`."""
+    snapshots: tuple[int, ...] = ()
+    """Epochs after which the weights are kept with the run."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("model", ModelSpec), ("optimizer", OptimizerSpec), ("data", DataSpec)):
+            if not isinstance(getattr(self, name), kind):
+                raise SpecError(f"{name}={getattr(self, name)!r} is not a {kind.__name__}.")
+        _integer("epochs", self.epochs, 1)
+        _integer("seed", self.seed, 0)
+        _integer("batch_size", self.batch_size, 2)
+        _choice("record", self.record, RECORDS)
+        for epoch in self.snapshots:
+            _integer("snapshots", epoch, 0)
+            if epoch > self.epochs:
+                raise SpecError(f"snapshots={epoch} lies after the last epoch, {self.epochs}.")
+        object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
+
+    @property
+    def canonical(self) -> str:
+        """The spec as canonical JSON: sorted keys, no spaces, shortest exact floats, fields at their default left out.
+
+        A field added later therefore renames no older run; in return, a default, once published, never changes.
+        """
+        return json.dumps(self._changed(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def key(self) -> str:
+        """The run's name: 20 hexadecimal digits of the SHA-256 of `canonical`."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:20]
+
+    @property
+    def recorded_epochs(self) -> tuple[int, ...]:
+        """Epochs after which the network is measured, always the first and the last among them.
+
+        `log`: about ten to a decade. `dense`: every epoch up to 100, then every 200.
+        """
+        if self.record == "dense":
+            chosen = {*range(1, min(self.epochs, 100) + 1), *range(200, self.epochs + 1, 200)}
+        else:
+            chosen = {round(10 ** (i / 10)) for i in range(int(10 * math.log10(self.epochs)) + 1)}
+        return tuple(sorted(chosen | {1, self.epochs}))

@@ -1,0 +1,321 @@
+"""Train a stack: networks of one shape, as one program.
+
+Members differ in seed, learning rate, weight decay and label noise. Each has its own random generators, so what becomes of a member
+does not depend on who shares its stack. Knows models, data and metrics; knows no file and no notebook.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ncbook import data, metrics, models
+from ncbook.spec import RunSpec
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
+"""Names of the precisions, and the type of the weights under each. `tf32` and `bf16` round inside the matrix products."""
+
+_EVAL_CHUNK = 500  # points measured at once
+
+
+def stack_key(spec: RunSpec) -> Hashable:
+    """Specs with equal keys fit one stack."""
+    optimizer = (spec.optimizer.name, spec.optimizer.momentum, spec.optimizer.schedule)
+    return (spec.model, spec.data.name, optimizer, spec.epochs, spec.batch_size, spec.record, spec.snapshots)
+
+
+def stack_size(spec: RunSpec, device: str) -> int:
+    """How many members to train at once: on a CPU as many as keep the activations in its cache."""
+    if device != "cpu":
+        return 64
+    for width, members in ((2, 32), (8, 16), (16, 8), (48, 4)):
+        if spec.model.width <= width:
+            return members
+    return 2
+
+
+def estimate_seconds(spec: RunSpec) -> float:
+    """Seconds that one CPU core of 2021 (about 60 GFLOP/s) needs for this run in a small stack."""
+    width, points = spec.model.width, 4000
+    per_step = 1.5 + 0.1 * width + (0.006 if spec.model.name == "resnet1d" else 0.004) * width**2
+    return spec.epochs * points / 128 * per_step / 1000
+
+
+class SGD:
+    """Stochastic gradient descent with momentum and L2 weight decay on flat parameters, as `torch.optim.SGD` defines it."""
+
+    def __init__(self, parameters: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float) -> None:
+        self.parameters, self.lr, self.weight_decay, self.momentum = parameters, lr, weight_decay, momentum
+        self.velocity = torch.zeros_like(parameters)
+        self.state = [self.velocity]
+        self.step_size = parameters.new_zeros(())
+
+    def prepare(self, step: int, lr_factor: float) -> None:
+        """Set what changes from step to step (`step` counts from 1); kept apart so that `step` can be captured as a CUDA graph."""
+        self.step_size.fill_(-lr_factor)
+
+    def step(self, gradient: Tensor) -> None:
+        self.velocity.mul_(self.momentum).add_(torch.addcmul(gradient, self.weight_decay, self.parameters))
+        self.parameters.addcmul_(self.velocity, self.lr * self.step_size)
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) with L2 in the gradient on flat parameters, as `torch.optim.Adam` defines it."""
+
+    beta1, beta2, eps = 0.9, 0.999, 1e-8
+
+    def __init__(self, parameters: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float) -> None:
+        self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
+        self.mean, self.square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        self.state = [self.mean, self.square]
+        self.step_size, self.root = parameters.new_zeros(()), parameters.new_zeros(())
+
+    def prepare(self, step: int, lr_factor: float) -> None:
+        self.step_size.fill_(-lr_factor / (1 - self.beta1**step))
+        self.root.fill_(math.sqrt(1 - self.beta2**step))
+
+    def step(self, gradient: Tensor) -> None:
+        gradient = torch.addcmul(gradient, self.weight_decay, self.parameters)
+        self.mean.lerp_(gradient, 1 - self.beta1)
+        self.square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        denominator = self.square.sqrt().div_(self.root).add_(self.eps)
+        self.parameters.addcmul_(self.mean / denominator, self.lr * self.step_size)
+
+
+OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+
+
+class StackTrainer:
+    """The training of one stack: call `run_epoch` until `done`, then take the `results`.
+
+    Raises `ValueError` if the specs do not fit one stack, or the precision does not exist on the device.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec], *, device: str = "cpu", dtype: str = "float32") -> None:
+        if len({stack_key(spec) for spec in specs}) != 1:
+            raise ValueError("These specs do not fit one stack: they must share model, optimiser, schedule, epochs, batch size and records.")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
+        if dtype == "tf32" and device == "cpu":
+            raise ValueError("dtype='tf32' exists on CUDA devices only: use float32 or bf16 on the CPU.")
+        self.specs, self.device, self.dtype = list(specs), torch.device(device), dtype
+        self.spec = specs[0]
+        self.epochs, self.epoch, self._steps = self.spec.epochs, 0, 0
+        torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+
+        sets = [data.load(spec.data) for spec in specs]
+        kind = DTYPES[dtype]
+        self._x, self._x_test = (x.to(self.device, kind) for x in (sets[0].x_train, sets[0].x_test))
+        self._clean, self._test = sets[0].y_clean.to(self.device), sets[0].y_test.to(self.device)
+        self._noisy = torch.stack([d.y_noisy for d in sets]).to(self.device)
+        self.source = sets[0].source
+
+        shape = self.spec.model
+        self.model = models.build(shape.name, shape.width, shape.feature_dim, len(specs)).to(self.device, kind)
+        self.model.reset([spec.seed for spec in specs])
+        self._generators = [torch.Generator(self.device).manual_seed(spec.seed) for spec in specs]
+        self._parameters = list(self.model.parameters())
+        self._flat = torch.cat([p.detach().reshape(-1) for p in self._parameters])
+        offset = 0
+        for p in self._parameters:
+            p.data = self._flat[offset : offset + p.numel()].view(p.shape)
+            offset += p.numel()
+        per_member = [(spec.optimizer.lr, spec.optimizer.weight_decay) for spec in specs]
+        lr, decay = (self._spread(torch.tensor(values, dtype=kind, device=self.device)) for values in zip(*per_member))
+        self._optimizer = OPTIMIZERS[self.spec.optimizer.name](self._flat, lr, decay, self.spec.optimizer.momentum)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+        self._recorded: list[int] = []
+        self._metrics: dict[str, list[Tensor]] = {}
+        self._states: dict[int, dict[str, Tensor]] = {}
+        self._keep()
+
+    @property
+    def done(self) -> bool:
+        return self.epoch >= self.epochs
+
+    def run_epoch(self) -> None:
+        """Train every member for one epoch; measure and keep weights where the spec says so."""
+        points = self._x.shape[0]
+        factor = 1.0
+        if self.spec.optimizer.schedule == "cosine":
+            factor = (1 + math.cos(math.pi * self.epoch / self.epochs)) / 2
+        order = torch.stack([torch.randperm(points, generator=g, device=self.device) for g in self._generators])
+        self.model.train()
+        step = self._step if self.device.type == "cpu" else self._captured_step
+        for batch in order.split(self.spec.batch_size, dim=1):
+            self._steps += 1
+            self._optimizer.prepare(self._steps, factor)
+            step(batch)
+        self.epoch += 1
+        if self.epoch in self.spec.recorded_epochs:
+            self._recorded.append(self.epoch)
+            for name, values in self._measure().items():
+                self._metrics.setdefault(name, []).append(values)
+        self._keep()
+
+    def results(self) -> list[dict[str, Any]]:
+        """One dictionary per member: `epochs` [R], `metrics` name -> [R], `states` epoch -> name -> array, `parameters`."""
+        stacked = {name: torch.stack(values).numpy() for name, values in self._metrics.items()}
+        return [
+            {
+                "epochs": np.array(self._recorded),
+                "metrics": {name: values[:, member] for name, values in stacked.items()},
+                "states": {epoch: {n: v[member].numpy() for n, v in state.items()} for epoch, state in self._states.items()},
+                "parameters": self.model.parameters_per_member(),
+            }
+            for member in range(len(self.specs))
+        ]
+
+    def checkpoint(self) -> list[dict[str, np.ndarray]]:
+        """What each member needs to go on, in this stack or in another one whose members are at the same epoch."""
+        checkpoints = []
+        for member, (result, generator) in enumerate(zip(self.results(), self._generators)):
+            saved = {"epoch": np.array(self.epoch), "steps": np.array(self._steps), "generator": generator.get_state().cpu().numpy()}
+            for i, flat in enumerate([self._flat, *self._optimizer.state]):
+                saved[f"flat.{i}"] = torch.cat([part[member].reshape(-1) for part in self._parts(flat)]).cpu().numpy()
+            saved |= {f"buffer.{name}": buffer[member].cpu().numpy() for name, buffer in self.model.named_buffers()}
+            saved |= {"epochs": result["epochs"]} | {f"metric.{name}": values for name, values in result["metrics"].items()}
+            saved |= {f"state.{epoch}.{name}": v for epoch, state in result["states"].items() for name, v in state.items()}
+            checkpoints.append(saved)
+        return checkpoints
+
+    def restore(self, checkpoints: Sequence[dict[str, np.ndarray]]) -> None:
+        """Go on from checkpoints, one per member, all at the same epoch. On the CPU the numbers are those of a run never stopped."""
+        if len({int(c["epoch"]) for c in checkpoints}) != 1 or len(checkpoints) != len(self.specs):
+            raise ValueError("A stack resumes from one checkpoint per member, all at the same epoch.")
+        first = checkpoints[0]
+        self.epoch, self._steps, self._recorded = int(first["epoch"]), int(first["steps"]), first["epochs"].tolist()
+        buffers = dict(self.model.named_buffers())
+        for member, (saved, generator) in enumerate(zip(checkpoints, self._generators)):
+            generator.set_state(torch.from_numpy(saved["generator"]))
+            for i, flat in enumerate([self._flat, *self._optimizer.state]):
+                parts = [part[member] for part in self._parts(flat)]
+                pieces = torch.from_numpy(saved[f"flat.{i}"]).split([part.numel() for part in parts])
+                for part, piece in zip(parts, pieces):
+                    part.copy_(piece.view(part.shape))
+            for name, buffer in buffers.items():
+                buffer[member] = torch.from_numpy(saved[f"buffer.{name}"])
+        together = {name: torch.stack([torch.from_numpy(c[name]) for c in checkpoints]) for name in first}
+        self._metrics = {n.removeprefix("metric."): list(v.unbind(1)) for n, v in together.items() if n.startswith("metric.")}
+        self._states = {}
+        for name, values in together.items():
+            if name.startswith("state."):
+                _, epoch, tensor = name.split(".", 2)
+                self._states.setdefault(int(epoch), {})[tensor] = values
+
+    def _step(self, batch: Tensor) -> None:
+        """One optimisation step on the points `batch` `[members, batch]`; the loss is the sum over members of each one's mean."""
+        x = self._x[batch].transpose(1, 2).contiguous()
+        with self._autocast():
+            logits = self.model(x)
+        labels = self._noisy.gather(1, batch)
+        loss = cross_entropy(logits.flatten(0, 1).to(self._flat.dtype), labels.flatten(), reduction="sum") / batch.shape[1]
+        gradients = torch.autograd.grad(loss, self._parameters)
+        with torch.no_grad():
+            self._optimizer.step(torch.cat([g.reshape(-1) for g in gradients]))
+
+    def _captured_step(self, batch: Tensor) -> None:
+        """`_step` as a CUDA graph, one for each size of batch."""
+        size = batch.shape[1]
+        if size not in self._graphs:
+            static = batch.clone()
+            changed = [self._flat, *self._optimizer.state, *self.model.buffers()]
+            before = [t.clone() for t in changed]
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self._step(static)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._step(static)
+            for tensor, value in zip(changed, before):
+                tensor.copy_(value)
+            self._graphs[size] = (graph, static)
+        graph, static = self._graphs[size]
+        static.copy_(batch)
+        graph.replay()
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.dtype == "bf16" else contextlib.nullcontext()
+
+    @torch.no_grad()
+    def _measure(self) -> dict[str, Tensor]:
+        """Every metric of every member, in eval mode and full precision: name -> `[members]`, float64, on the CPU; NaN where diverged."""
+        self.model.eval()
+        features, logits = self._evaluate(self._x)
+        test_logits = self._evaluate(self._x_test)[1]
+        clean = self._clean.expand_as(self._noisy)
+        test = self._test.expand(len(self.specs), -1)
+        guess, flipped = logits.argmax(-1), self._noisy != clean
+        found = {
+            "train_loss": _loss(logits, self._noisy),
+            "test_loss": _loss(test_logits, test),
+            "train_error": _mean(guess != self._noisy),
+            "train_error_clean": _mean(guess != clean),
+            "test_error": _mean(test_logits.argmax(-1) != test),
+            "accuracy_unflipped": _mean(guess == clean, ~flipped),
+            "accuracy_flipped": _mean(guess == self._noisy, flipped),
+            "accuracy_flipped_clean": _mean(guess == clean, flipped),
+        }
+        weight = self.model.classifier.weight
+        finite = (features.isfinite().all((1, 2)) & test_logits.isfinite().all((1, 2))).nonzero().squeeze(1)
+        if len(finite):
+            geometry = {"feature_norm": metrics.feature_norm(features[finite])}
+            for name, value in metrics.nc2_weight(weight[finite])._asdict().items():
+                geometry[f"nc2_weight_{name}"] = value
+            for labelling, labels in (("noisy", self._noisy), ("clean", clean)):
+                collapse = metrics.collapse_metrics(features[finite], labels[finite], weight[finite])
+                geometry |= {f"{name}_{labelling}": value for name, value in collapse.items()}
+            found |= {name: _scatter(value, finite, len(self.specs)) for name, value in geometry.items()}
+        diverged = torch.ones(len(self.specs), dtype=torch.bool)
+        diverged[finite.cpu()] = False
+        names = found if len(finite) else (*found, *self._metrics)
+        missing = torch.full((len(self.specs),), torch.nan, dtype=torch.float64)
+        return {n: torch.where(diverged, missing, found[n].double().cpu() if n in found else missing) for n in names}
+
+    def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits `[members, points, dim]` of all points x `[points, positions]`."""
+        parts = []
+        for chunk in x.split(_EVAL_CHUNK):
+            signals = chunk.T.expand(len(self.specs), -1, -1)
+            parts.append(self.model.activations(signals, ("features", "logits")).values())
+        features, logits = zip(*parts)
+        return torch.cat(features, 1), torch.cat(logits, 1)
+
+    def _keep(self) -> None:
+        if self.epoch in self.spec.snapshots:
+            self._states[self.epoch] = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def _parts(self, flat: Tensor) -> Iterator[Tensor]:
+        """A flat vector as one view `[members, ...]` per parameter."""
+        offset = 0
+        for p in self._parameters:
+            yield flat[offset : offset + p.numel()].view(p.shape)
+            offset += p.numel()
+
+    def _spread(self, per_member: Tensor) -> Tensor:
+        """One value per member, repeated for each of its elements of the flat parameters."""
+        return torch.cat([per_member.repeat_interleave(p.numel() // len(per_member)) for p in self._parameters])
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits.double().transpose(1, 2), labels, reduction="none").mean(1)
+
+
+def _mean(values: Tensor, where: Tensor | None = None) -> Tensor:
+    """Share of true values by member, among those points only; NaN if there are none."""
+    if where is None:
+        return values.double().mean(1)
+    return (values & where).sum(1).double() / where.sum(1)
+
+
+def _scatter(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return values.new_full((size,), torch.nan).index_copy(0, index, values)

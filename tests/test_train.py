@@ -1,0 +1,167 @@
+"""The stack against plain PyTorch, and against itself stopped, resumed and recomposed."""
+
+import dataclasses
+
+import numpy as np
+import plain
+import pytest
+import torch
+
+from ncbook import data, metrics, models
+from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
+from ncbook.train import StackTrainer, stack_key
+
+SGD = dict(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="cosine")
+ADAM = dict(name="adam", lr=1e-3, weight_decay=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def spec(model="resnet1d", width=4, feature_dim=None, optimizer=SGD, seed=0, epochs=1, **kwargs):
+    shape = ModelSpec(name=model, width=width, feature_dim=feature_dim)
+    return RunSpec(model=shape, optimizer=OptimizerSpec(**optimizer), epochs=epochs, seed=seed, **kwargs)
+
+
+def trained(specs, **kwargs):
+    trainer = StackTrainer(specs, **kwargs)
+    while not trainer.done:
+        trainer.run_epoch()
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=lambda o: o["name"])
+@pytest.mark.parametrize("shape", [("resnet1d", 4, None), ("resnet1d", 6, 3), ("cnn1d", 3, None), ("cnn1d", 16, None)], ids=str)
+def test_stack_equals_plain_networks_trained_apart(shape, optimizer):
+    """Two epochs (64 steps, two of them on the short batch) in float64: mixed seeds, learning rates, weight decays and label noise."""
+    members = [
+        spec(*shape, optimizer | dict(lr=optimizer["lr"] * factor, weight_decay=decay), seed=seed, epochs=2, data=DataSpec(noise_seed=noise))
+        for seed, factor, decay, noise in ((0, 1, 5e-4, 0), (7, 2, 0.0, 0), (3, 1, 1e-2, 5))
+    ]
+    trainer = trained(members, dtype="float64")
+    for member, (single, result) in enumerate(zip(members, trainer.results())):
+        noisy = data.load(single.data)
+        network = plain.train(single, noisy.x_train, noisy.y_noisy)
+        state = network.state_dict()
+        for name, value in trainer.model.state_dict().items():
+            assert torch.allclose(value[member], state[name], rtol=0, atol=1e-10), name
+        with torch.no_grad():
+            x = noisy.x_train.double()
+            features, logits, test_logits = network.features(x), network(x), network(noisy.x_test.double())
+        last = {name: values[-1] for name, values in result["metrics"].items()}
+        assert last["train_error"] == (logits.argmax(1) != noisy.y_noisy).double().mean()
+        assert last["test_error"] == (test_logits.argmax(1) != noisy.y_test).double().mean()
+        flipped = noisy.flipped
+        assert last["accuracy_flipped"] == pytest.approx((logits.argmax(1) == noisy.y_noisy)[flipped].double().mean().item(), abs=1e-12)
+        assert last["accuracy_flipped_clean"] == pytest.approx((logits.argmax(1) == noisy.y_clean)[flipped].double().mean().item(), abs=1e-12)
+        assert last["accuracy_unflipped"] == pytest.approx((logits.argmax(1) == noisy.y_noisy)[~flipped].double().mean().item(), abs=1e-12)
+        assert last["train_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, noisy.y_noisy).item(), abs=1e-10)
+        weight = network.classifier.weight.detach()
+        for labelling, labels in (("noisy", noisy.y_noisy), ("clean", noisy.y_clean)):
+            for name, value in metrics.collapse_metrics(features, labels, weight).items():
+                assert last[f"{name}_{labelling}"] == pytest.approx(value.item(), rel=1e-7), name
+
+
+def test_initial_weights_are_those_of_plain_modules():
+    for shape in (ModelSpec(name="resnet1d", width=5, feature_dim=2), ModelSpec(name="cnn1d", width=3)):
+        stack = models.build(shape.name, shape.width, shape.feature_dim, members=2)
+        stack.reset([4, 9])
+        for member, seed in enumerate((4, 9)):
+            torch.manual_seed(seed)
+            for name, value in plain.build(shape).state_dict().items():
+                if "num_batches_tracked" not in name:
+                    assert torch.equal(stack.state_dict()[name][member], value), name
+
+
+@pytest.mark.parametrize("model", ["resnet1d", "cnn1d"])
+def test_company_does_not_change_a_member(model):
+    alone = trained([spec(model, seed=3)], dtype="float64").results()[0]
+    among = trained([spec(model, seed=s) for s in (1, 3, 5)], dtype="float64").results()[1]
+    for name, values in alone["metrics"].items():
+        assert np.allclose(values, among["metrics"][name], rtol=1e-8, atol=1e-10), name
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=lambda o: o["name"])
+def test_stopped_and_resumed_equals_never_stopped(optimizer):
+    members = [spec(optimizer=optimizer, seed=s, epochs=5, snapshots=(1, 5)) for s in (0, 1)]
+    whole = trained(members).results()
+    first = StackTrainer(members)
+    for _ in range(2):
+        first.run_epoch()
+    resumed = StackTrainer(members)
+    resumed.restore(first.checkpoint())
+    while not resumed.done:
+        resumed.run_epoch()
+    for one, other in zip(whole, resumed.results()):
+        assert np.array_equal(one["epochs"], other["epochs"])
+        for name, values in one["metrics"].items():
+            assert np.array_equal(values, other["metrics"][name], equal_nan=True), name
+        assert one["states"].keys() == other["states"].keys() == {1, 5}
+        for epoch, state in one["states"].items():
+            assert all(np.array_equal(value, other["states"][epoch][name]) for name, value in state.items())
+
+
+def test_members_of_different_stacks_resume_together():
+    members = [spec(seed=s, epochs=2) for s in (0, 1)]
+    checkpoints = []
+    for member in members:
+        apart = StackTrainer([member], dtype="float64")
+        apart.run_epoch()
+        checkpoints += apart.checkpoint()
+    together = StackTrainer(members, dtype="float64")
+    together.restore(checkpoints)
+    together.run_epoch()
+    for one, other in zip(trained(members, dtype="float64").results(), together.results()):
+        assert np.allclose(one["metrics"]["test_loss"], other["metrics"]["test_loss"], rtol=1e-9)
+
+
+def test_a_diverged_member_shows_as_nan_and_leaves_the_others_alone():
+    healthy = spec(epochs=2)
+    wild = dataclasses.replace(healthy, optimizer=OptimizerSpec(**SGD | dict(lr=1e30)))
+    result, lost = trained([healthy, wild]).results()
+    assert np.isnan(lost["metrics"]["test_error"]).all() and np.isnan(lost["metrics"]["nc1_clean"]).all()
+    assert np.isfinite(result["metrics"]["nc1_clean"]).all()
+    assert result["metrics"]["test_error"][-1] < 0.9
+
+
+def test_bf16_trains_and_stays_close_to_float32():
+    single = spec(width=8, optimizer=ADAM, epochs=3)
+    full, half = (trained([single], dtype=dtype).results()[0]["metrics"] for dtype in ("float32", "bf16"))
+    assert half["train_loss"][-1] == pytest.approx(full["train_loss"][-1], rel=0.1)
+    assert not np.array_equal(half["train_loss"], full["train_loss"])
+
+
+def test_every_layer_can_be_asked_for_by_name():
+    x = torch.randn(2, 40, 5)
+    resnet = models.ResNet1D(4, members=2)
+    resnet.reset([0, 1])
+    assert resnet.activations(x, ["stem", "block2"])["block2"].shape == (2, 40, 5, 4)
+    assert [name for name, _ in resnet.layers(x)] == ["stem", "block1", "block2", "features", "logits"]
+    with pytest.raises(KeyError, match="ResNet1D has no layer conv9: it has stem, block1"):
+        resnet.activations(x, ["conv9"])
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="do not fit one stack"):
+        StackTrainer([spec(width=2), spec(width=4)])
+    with pytest.raises(ValueError, match="tf32.*CUDA devices only"):
+        StackTrainer([spec()], dtype="tf32")
+    with pytest.raises(ValueError, match="dtype='half' is unknown: choose one of float32"):
+        StackTrainer([spec()], dtype="half")
+    one = StackTrainer([spec(epochs=3)])
+    early = one.checkpoint()
+    one.run_epoch()
+    with pytest.raises(ValueError, match="all at the same epoch"):
+        StackTrainer([spec(epochs=3), spec(epochs=3, seed=1)]).restore(early + one.checkpoint())
+
+
+def test_stack_key_separates_what_cannot_share_a_program():
+    base = spec()
+    assert stack_key(base) == stack_key(dataclasses.replace(base, seed=9, data=DataSpec(noise_seed=3)))
+    assert stack_key(base) != stack_key(dataclasses.replace(base, batch_size=64))
+    assert stack_key(base) != stack_key(spec(optimizer=ADAM))
