@@ -1,0 +1,68 @@
+"""The HTML of the book: executes the chapters that are out of date, then lets Jupyter Book render the pages."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs, execute
+from ncbook.store import Store
+
+EXECUTED = ROOT / "executed"
+HTML = ROOT / "_build" / "html"
+
+
+class BuildError(RuntimeError):
+    """A book that cannot be built; the message says why and what to do."""
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Of the files' names and contents, caches apart."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.is_file() and "__pycache__" not in file.parts):
+        digest.update(f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _published(chapter: Chapter) -> list[Path]:
+    """The files of the runs that the chapter's defaults need. Raises `BuildError` unless all are published."""
+    store = Store()
+    files = [store.published / f"{spec.key}.npz" for spec in chapter_specs(chapter, {})]
+    if missing := sum(not file.is_file() for file in files):
+        raise BuildError(
+            f"{missing} of the {len(files)} runs that {chapter.name} needs are not published, and a build trains nothing: "
+            f"`ncbook sweep {chapter.name}` trains them, then `ncbook runs publish {chapter.name}` puts them into the book."
+        )
+    return files
+
+
+def _execute_if_stale(chapter: Chapter) -> None:
+    """Executes the chapter into `EXECUTED` unless what it is made from is as it was then."""
+    sources = [chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *(ROOT / "book" / "reference").rglob("*"), *_published(chapter)]
+    digest = _digest(sources)
+    made_from = EXECUTED / f"{chapter.notebook.stem}.digest"
+    if (EXECUTED / chapter.notebook.name).is_file() and made_from.is_file() and made_from.read_text() == digest:
+        return
+    execute(chapter, {}, EXECUTED)
+    made_from.write_text(digest)
+
+
+def build_book() -> Path:
+    """Brings the book up to date and returns its first page.
+
+    Pages are rendered all or none: a change in one can break a reference, or stale a number, in another.
+    Raises `BuildError` if runs are not published or Jupyter Book finds fault, `ExecutionError` if a chapter fails.
+    """
+    for chapter in CHAPTERS.values():
+        _execute_if_stale(chapter)
+    pages = [*ROOT.glob("_*.yml"), *EXECUTED.glob("*.ipynb"), *(ROOT / "book").rglob("*")]
+    digest = _digest(pages)
+    made_from = HTML / ".digest"
+    if not (made_from.is_file() and made_from.read_text() == digest):
+        made_from.unlink(missing_ok=True)
+        jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+        if subprocess.run([*jupyter_book, "build", "--all", "-W", "-n", "--keep-going", "."], cwd=ROOT).returncode:
+            raise BuildError("Jupyter Book found fault with the pages: mend what it reports above, then build again.")
+        made_from.write_text(digest)
+    return HTML / "index.html"

@@ -1,0 +1,208 @@
+"""The book's chapters: which notebook, which runs it needs, which parameters it takes, and its execution through papermill."""
+
+import ast
+import difflib
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec, SpecError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The clone of the book's repository: notebooks, pages and package lie side by side."""
+
+REPORT_OPTIMIZERS = {
+    "sgd": OptimizerSpec(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="cosine"),
+    "adam": OptimizerSpec(name="adam", lr=1e-3, weight_decay=1e-4),
+}
+"""The report's optimiser settings, by the name that notebooks use."""
+
+
+class ChapterError(ValueError):
+    """An unknown chapter, or parameters that it does not take; the message names the value, the reason and the way out."""
+
+
+class ExecutionError(RuntimeError):
+    """A notebook that failed; the message names the chapter and the error of the failing cell."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A parameterised notebook and the runs that it shows."""
+
+    name: str
+    title: str
+    notebook: Path
+    specs: Callable[..., list[RunSpec]]
+    """From notebook parameters of the same names to the runs that the notebook needs."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter as the notebook declares it: `name: type = default  # help`."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} = {self.default!r}"
+
+
+def _distinct(name: str, values: Any) -> list:
+    if not isinstance(values, (list, tuple)):
+        raise SpecError(f"{name}={values!r} is not a list: write one, even of a single value (papermill itself takes lists by -y only).")
+    if not values:
+        raise SpecError(f"{name}=[] is empty: give at least one value.")
+    if repeated := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise SpecError(f"{name}={list(values)} has {repeated[0]!r} twice: give each value once.")
+    return list(values)
+
+
+def exp1_specs(
+    widths: list[int], models: list[str], optimizers: list[str], epochs: int, seeds: list[int], label_noise: float, noise_seed: int
+) -> list[RunSpec]:
+    """Experiment 1, model-wise double descent: every model x optimiser x width x seed, with the report's settings.
+
+    The weights after the last epoch are kept. Raises `SpecError` for an empty list, a repeated or an impossible value.
+    """
+    axes = {"models": models, "optimizers": optimizers, "widths": widths, "seeds": seeds}
+    axes = {name: _distinct(name, values) for name, values in axes.items()}
+    if unknown := [name for name in axes["optimizers"] if name not in REPORT_OPTIMIZERS]:
+        raise SpecError(f"optimizers={axes['optimizers']} has {unknown[0]!r}, an unknown one: choose from {', '.join(REPORT_OPTIMIZERS)}.")
+    data = DataSpec(label_noise=label_noise, noise_seed=noise_seed)
+    return [
+        RunSpec(
+            model=ModelSpec(name=model, width=width),
+            optimizer=REPORT_OPTIMIZERS[optimizer],
+            epochs=epochs,
+            seed=seed,
+            data=data,
+            snapshots=(epochs,),
+        )
+        for model, optimizer, width, seed in itertools.product(*axes.values())
+    ]
+
+
+CHAPTERS = {
+    chapter.name: chapter
+    for chapter in (
+        Chapter("exp1", "Test error and neural collapse over the parameters", ROOT / "notebooks" / "exp1_model_wise.ipynb", exp1_specs),
+    )
+}
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def find_chapter(name: str) -> Chapter:
+    """The chapter of that name. Raises `ChapterError` if there is none."""
+    if name not in CHAPTERS:
+        raise ChapterError(f"There is no chapter {name!r}: the chapters are {', '.join(CHAPTERS)}.{_hint(name, CHAPTERS)}")
+    return CHAPTERS[name]
+
+
+def parameters(chapter: Chapter) -> dict[str, Parameter]:
+    """What the notebook's cell tagged `parameters` declares, in its order. Raises `ChapterError` if the notebook is not there."""
+    from papermill import inspect_notebook
+
+    if not chapter.notebook.is_file():
+        raise ChapterError(f"The notebook of {chapter.name} is not at {chapter.notebook}: install ncbook from its clone, pip install -e .")
+    declared = inspect_notebook(str(chapter.notebook)).values()
+    return {d["name"]: Parameter(d["name"], d["inferred_type_name"], ast.literal_eval(d["default"]), d["help"]) for d in declared}
+
+
+_SCALARS = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+def _convert(value: Any, declared: str) -> Any:
+    """The value as the declared type; YAML reads 1 as a whole number and 1e-3 as text, both are floats. Raises `ValueError`."""
+    if declared.startswith("list["):
+        if not isinstance(value, list):
+            raise ValueError
+        return [_convert(item, declared.removeprefix("list[").removesuffix("]")) for item in value]
+    if declared == "float" and not isinstance(value, bool) and isinstance(value, (int, str)):
+        return float(value)
+    if type(value) is not _SCALARS[declared]:
+        raise ValueError
+    return value
+
+
+def check(chapter: Chapter, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given values in the types that the notebook declares.
+
+    Raises `ChapterError` for a name that the notebook does not have and for a value of another type.
+    """
+    known = parameters(chapter)
+    values = {}
+    for name, value in given.items():
+        if name not in known:
+            hint = _hint(str(name), known)
+            raise ChapterError(f"{chapter.name} has no parameter {name!r}: its parameters are {', '.join(known)}.{hint}")
+        try:
+            values[name] = _convert(value, known[name].type)
+        except ValueError:
+            raise ChapterError(f"{name}={value!r} is not of type {known[name].type}: {chapter.name} declares {known[name]}.") from None
+    return values
+
+
+def chapter_specs(chapter: Chapter, given: Mapping[str, Any]) -> list[RunSpec]:
+    """The runs that the chapter needs with these parameters, the notebook's defaults for the rest.
+
+    Raises `ChapterError` as `check`, and `SpecError` if a run is impossible.
+    """
+    values = {name: parameter.default for name, parameter in parameters(chapter).items()} | check(chapter, given)
+    return chapter.specs(**{name: values[name] for name in inspect.signature(chapter.specs).parameters})
+
+
+def default_out(chapter: Chapter, given: Mapping[str, Any]) -> Path:
+    """Where `ncbook run` writes if not told: a folder under the current one, another one for other parameters."""
+    values = json.dumps(check(chapter, given), sort_keys=True)
+    return Path("ncbook-runs") / f"{chapter.name}-{hashlib.sha256(values.encode()).hexdigest()[:8]}"
+
+
+def execute(chapter: Chapter, given: Mapping[str, Any], out: Path) -> Path:
+    """Trains what is missing, then executes the chapter's notebook; returns the executed one, `out`/<name of the notebook>.
+
+    It appears only if every cell succeeded; a failure leaves what was there before.
+    Raises `ChapterError` and `SpecError` before anything runs, `SweepError` from training, `ExecutionError` if a cell fails.
+    """
+    specs = chapter_specs(chapter, given)
+    target = out / chapter.notebook.name
+    if target.resolve() == chapter.notebook.resolve():
+        raise ChapterError(f"out={str(out)!r} holds the notebook's source, which would be overwritten: choose another folder.")
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    from ncbook.sweep import train_missing
+
+    created = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        train_missing(specs)
+        with tempfile.TemporaryDirectory(prefix=f".{chapter.name}-", dir=out) as unfinished:
+            written = Path(unfinished) / target.name
+            papermill.execute_notebook(chapter.notebook, written, check(chapter, given))
+            os.replace(written, target)
+    except papermill.PapermillExecutionError as error:
+        message = " ".join(error.evalue.split())
+        raise ExecutionError(f"{chapter.name} failed in cell [{error.exec_count}] with {error.ename}: {message[:500]}") from error
+    except DeadKernelError as error:
+        raise ExecutionError(f"{chapter.name} failed: its kernel died, most likely for lack of memory.") from error
+    finally:
+        if created:
+            with suppress(OSError):
+                out.rmdir()  # goes only if nothing was written
+    return target
