@@ -1,0 +1,292 @@
+"""From tables to words: numbers written the Italian way, sentences chosen by the numbers themselves, and their gluing into pages.
+
+No sentence here states a result: each is put together from the estimates it is given, and says how many seeds they rest on.
+"""
+
+import html
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+from IPython.display import HTML
+from myst_nb import glue
+
+from ncbook import analysis
+from ncbook.analysis import Estimate
+from ncbook.plots import name
+from ncbook.spec import MODELS, OPTIMIZERS
+from ncbook.store import Run
+
+MISSING = "n.d."
+ONE_SEED = "un solo seme, nessun intervallo"
+
+
+def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
+    """A number with decimal comma, points between thousands and a true minus; `n.d.` if it is not finite."""
+    if not math.isfinite(value):
+        return MISSING
+    text = f"{value:{'+' if sign else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")
+    return text.translate(str.maketrans(",.-", ".,−"))
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with at most one decimal."""
+    return number(100 * share, 0 if math.isclose(100 * share, round(100 * share)) else 1) + " %"
+
+
+def listing(items: Iterable) -> str:
+    """`a, b e c`."""
+    texts = [str(item) for item in items]
+    return " e ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def with_interval(value: Estimate, digits: int = 3, *, sign: bool = False) -> str:
+    """`0,153 [0,140; 0,166]`; the mean alone where there is no interval. Small values get more than `digits` places: two that count."""
+    if size := max((abs(part) for part in value[:3] if math.isfinite(part)), default=0):
+        digits = min(max(digits, 1 - math.floor(math.log10(size))), 6)
+    mean = number(value.mean, digits, sign=sign)
+    if not math.isfinite(value.low):
+        return mean
+    return f"{mean} [{number(value.low, digits, sign=sign)}; {number(value.high, digits, sign=sign)}]"
+
+
+def seeds_text(counts: Iterable[int]) -> str:
+    """What numbers rest on, given how many seeds each of them has."""
+    counts = [int(count) for count in counts if count]
+    if not counts:
+        return "nessuna misura"
+    least, most = min(counts), max(counts)
+    if most == 1:
+        return ONE_SEED
+    if least == most:
+        return f"media di {most} semi, intervallo al 95 % (t di Student)"
+    return f"media di {least}–{most} semi, intervallo al 95 % (t di Student) dove i semi sono almeno due"
+
+
+def sign_text(value: Estimate) -> str:
+    """What the interval of a difference says about its sign."""
+    if value.n < 2:
+        return ONE_SEED if value.n else MISSING
+    if value.low > 0:
+        return "intervallo tutto sopra lo zero"
+    if value.high < 0:
+        return "intervallo tutto sotto lo zero"
+    return "intervallo che contiene lo zero"
+
+
+def curve_name(model: str, optimizer: str) -> str:
+    return f"{name(model)} con {name(optimizer)}"
+
+
+def tally(values: Sequence[Estimate]) -> str:
+    """How many of several differences have which sign, by their intervals: `2 sopra lo zero, 1 indistinguibile da zero`."""
+    if not values:
+        return "nessuna differenza misurata"
+    if all(value.n < 2 for value in values):
+        return f"{sum(value.mean > 0 for value in values)} positive su {len(values)} ({ONE_SEED})"
+    words = {
+        "intervallo tutto sopra lo zero": "sopra lo zero",
+        "intervallo tutto sotto lo zero": "sotto lo zero",
+        "intervallo che contiene lo zero": "con lo zero nell'intervallo",
+    }
+    counts = Counter(words.get(sign_text(value), "senza intervallo") for value in values)
+    return listing(f"{count} {words}" for words, count in counts.items()) + f" (su {len(values)})"
+
+
+def departures(last: pd.DataFrame, experiment: str) -> list[str]:
+    """In what the runs are less than, or other than, the report's own; empty if in nothing."""
+    found = []
+    epochs, report_epochs = sorted(set(last["epochs"])), analysis.REPORT_EPOCHS[experiment]
+    if epochs != [report_epochs]:
+        found.append(f"{listing(number(e, 0) for e in epochs)} epoche invece delle {number(report_epochs, 0)} del report")
+    noise = sorted(set(last["label_noise"]))
+    if noise != [analysis.REPORT_LABEL_NOISE]:
+        found.append(f"rumore sulle etichette {listing(map(percent, noise))} invece del {percent(analysis.REPORT_LABEL_NOISE)}")
+    points = analysis.report_points(experiment)[["model", "optimizer", "width"]].drop_duplicates()
+    absent = len(points.merge(last[["model", "optimizer", "width"]].drop_duplicates(), how="left", indicator=True).query("_merge == 'left_only'"))
+    if absent:
+        found.append(f"{absent} delle {len(points)} configurazioni del report non eseguite")
+    return found
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{number(seconds, 0)} s"
+
+
+def scale_box(last: pd.DataFrame, runs: Sequence[Run], experiment: str) -> HTML:
+    """What the page's numbers come from: scale against the report's, seeds, hardware, precision, training time.
+
+    last: `analysis.last_epoch` of the table of `runs`.
+    """
+    less = departures(last, experiment)
+    title = "Scala ridotta" if less else "Scala del report"
+    seeds = sorted(set(last["seed"]))
+    facts = [
+        f"{number(len(last), 0)} reti addestrate per {listing(number(e, 0) for e in sorted(set(last['epochs'])))} epoche",
+        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (il report ne ha {'uno solo' if analysis.REPORT_SEEDS == 1 else analysis.REPORT_SEEDS})",
+        "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
+        "precisione: " + listing(sorted({run.provenance["dtype"] for run in runs})),
+        "tempo di addestramento in tutto: " + _duration(sum(run.provenance["seconds"] for run in runs)),
+    ]
+    if lost := analysis.diverged(last):
+        facts.append(f"addestramenti divergenti, esclusi dalle medie: {lost}")
+    sentences = [f"Differenze dal report: {'; '.join(less)}."] if less else []
+    sentences.append("; ".join(facts) + ".")
+    body = "".join(f"<p>{html.escape(sentence[0].upper() + sentence[1:])}</p>" for sentence in sentences)
+    return HTML(f'<div class="admonition note"><p class="admonition-title">{title}</p>{body}</div>')
+
+
+def report_label(experiment: str) -> str:
+    """What the report's points are called in a legend."""
+    return f"report ({analysis.REPORT_SEEDS} seme, {number(analysis.REPORT_EPOCHS[experiment], 0)} epoche)"
+
+
+def limit_texts(last: pd.DataFrame, experiment: str) -> dict[str, str]:
+    """What the number of seeds and the scale leave undecided, as two sentences."""
+    seeds = last["seed"].nunique()
+    less = departures(last, experiment)
+    return {
+        "seed_limits": (
+            "Ogni punto misurato viene da un solo seme: nessuna differenza ha un intervallo, e nessun segno è deciso."
+            if seeds == 1
+            else f"Gli intervalli poggiano su {seeds} semi, cioè su {seeds} inizializzazioni e ordini di presentazione dei dati."
+        ),
+        "scale_limits": (
+            f"La scala non è quella del report ({'; '.join(less)}): dove i risultati differiscono, la causa può essere questa."
+            if less
+            else "Epoche, rumore e configurazioni sono quelli del report: una differenza non può venire dalla scala."
+        ),
+    }
+
+
+def glue_texts(texts: Mapping[str, str]) -> None:
+    """Makes each text available to the page as `{glue:text}` under its name."""
+    for key, text in texts.items():
+        glue(key, text, display=False)
+
+
+def _row(table: pd.DataFrame, **where) -> Mapping | None:
+    """The only row of the table with these values; None if there is none."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return None if table.empty else table.iloc[0].to_dict()
+
+
+def _estimate(row: Mapping | None, prefix: str = "") -> Estimate:
+    if row is None:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    return Estimate(*(row[prefix + field] for field in Estimate._fields))
+
+
+def setting_texts(runs: Sequence[Run], last: pd.DataFrame) -> dict[str, str]:
+    """The settings that the runs themselves carry: widths, epochs, seeds, noise, batch, and each optimiser's own."""
+    texts = {
+        "widths": listing(sorted(set(last["width"]))),
+        "epochs": listing(number(epochs, 0) for epochs in sorted(set(last["epochs"]))),
+        "seeds": seeds_text([last["seed"].nunique()]),
+        "label_noise": listing(map(percent, sorted(set(last["label_noise"])))),
+        "batch_size": listing(sorted({run.spec.batch_size for run in runs})),
+    }
+    schedules = {"cosine": "ricottura a coseno fino a zero", "constant": "passo costante"}
+    for optimizer in OPTIMIZERS:
+        texts[f"{optimizer}_settings"] = "non eseguito"
+        for spec in (run.spec.optimizer for run in runs if run.spec.optimizer.name == optimizer):
+            momentum = f"momento {number(spec.momentum, 1)}, " if spec.momentum else ""
+            decay = number(spec.weight_decay, 4)
+            texts[f"{optimizer}_settings"] = f"passo {number(spec.lr, 3)}, {momentum}decadimento dei pesi {decay}, {schedules[spec.schedule]}"
+    return texts
+
+
+def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
+    """The double descent of every curve, ours and the report's: `<model>_<optimizer>_<what>` for a table, and sentences that sum up."""
+    widest = last["width"].max()
+    ours = analysis.peaks(last)
+    theirs = analysis.peaks(points[points["metric"] == "test_error"].rename(columns={"value": "test_error"}).assign(seed=0))
+    means = analysis.seed_means(last, ["test_error", "train_error"])
+    present = {(model, optimizer) for model, optimizer in zip(last["model"], last["optimizer"])}
+    texts, second = {"widest": f"W = {widest}"}, []
+    for model in MODELS:
+        for optimizer in OPTIMIZERS:
+            here, key = {"model": model, "optimizer": optimizer}, f"{model}_{optimizer}"
+            peak, report = _row(ours, **here), _row(theirs, **here)
+            none = "nessuno" if (model, optimizer) in present else MISSING
+            texts[f"{key}_peak"] = f"{peak['width']} ({number(peak['parameters'], 0)})" if peak else none
+            texts[f"{key}_seed_peaks"] = listing(sorted(set(peak["seed_widths"]))) if peak else none
+            texts[f"{key}_report_peak"] = f"{report['width']} ({number(report['parameters'], 0)})" if report else "nessuno"
+            texts[f"{key}_peak_error"] = with_interval(_estimate(peak)) if peak else MISSING
+            texts[f"{key}_report_peak_error"] = number(report["mean"]) if report else MISSING
+            texts[f"{key}_rise"] = with_interval(_estimate(peak, "rise_"), sign=True) if peak else MISSING
+            texts[f"{key}_fall"] = with_interval(_estimate(peak, "fall_"), sign=True) if peak else MISSING
+            at_peak = _row(means, **here, width=peak["width"], metric="train_error") if peak else None
+            texts[f"{key}_peak_train"] = with_interval(_estimate(at_peak))
+            texts[f"{key}_widest_error"] = with_interval(_estimate(_row(means, **here, width=widest, metric="test_error")))
+            mine = last[(last["model"] == model) & (last["optimizer"] == optimizer)]
+            if peak and peak["width"] < widest:
+                change = analysis.paired_differences(
+                    mine, ["test_error"], column="width", of=widest, minus=peak["before_width"], by=analysis.CURVE
+                )
+                second.append((curve_name(model, optimizer), _estimate(_row(change))))
+    rises = [_estimate(row, "rise_") for row in ours.to_dict("records")]
+    texts["peak_count"] = f"{len(ours)} su {len(present)}"
+    texts["rise_tally"] = tally(rises)
+    texts["beyond_minimum"] = (
+        "; ".join(f"{curve}: {with_interval(change, sign=True)}, {sign_text(change)}" for curve, change in second)
+        if second
+        else "nessuna curva ha un picco interno da cui scendere"
+    )
+    return texts
+
+
+def difference_texts(last: pd.DataFrame, metrics: Sequence[str]) -> dict[str, str]:
+    """SGD minus Adam at the greatest width, `<model>_<metric>_difference`, and the tally of the collapse metrics."""
+    table = analysis.paired_differences(last[last["width"] == last["width"].max()], metrics)
+    texts = {}
+    for model in MODELS:
+        for metric in metrics:
+            value = _estimate(_row(table, model=model, metric=metric))
+            texts[f"{model}_{metric}_difference"] = with_interval(value, sign=True)
+        texts[f"{model}_error_sign"] = sign_text(_estimate(_row(table, model=model, metric="test_error")))
+    return texts
+
+
+def collapse_texts(last: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, str]:
+    """How the collapse metrics go with the test error over the widths; metrics: column -> name on the page.
+
+    `<metric>_same_peak` says at how many of the curves whose test error has an interior peak the metric has its own at the same width;
+    the others sum up the correlations.
+    """
+    errors = analysis.peaks(last)
+    texts = {}
+    for metric in metrics:
+        shared = errors.merge(analysis.peaks(last, metric), on=["model", "optimizer", "width"])
+        texts[f"{metric}_same_peak"] = f"{len(shared)} su {len(errors)}"
+    table = analysis.correlations(last, list(metrics))
+    for kind in ("pearson", "spearman"):
+        defined = table[(table["kind"] == kind) & table["r"].notna()]
+        if defined.empty:
+            texts[f"{kind}_range"] = "non definita (servono almeno tre larghezze)"
+            continue
+        ends = [defined.loc[defined["r"].idxmin()], defined.loc[defined["r"].idxmax()]]
+        texts[f"{kind}_range"] = " a ".join(
+            f"{number(end['r'], 2)} ({metrics[end['metric']]}, {curve_name(end['model'], end['optimizer'])})" for end in ends
+        )
+    bounded = table[(table["kind"] == "pearson") & table["low"].notna()]
+    texts["correlations_around_zero"] = f"{int(((bounded['low'] <= 0) & (bounded['high'] >= 0)).sum())} su {len(bounded)}"
+    texts["correlation_widths"] = listing(sorted(set(table["n"])))
+    return texts
+
+
+def report_texts(means: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
+    """How far the seed means of the test error lie from the report's points: over each curve's widths, and counted over all."""
+    table = analysis.beside_report(means[means["metric"] == "test_error"], points).dropna(subset="difference")
+    texts = {"below_report": f"{int((table['difference'] < 0).sum())} su {len(table)}"}
+    for model in MODELS:
+        for optimizer in OPTIMIZERS:
+            curve = table[(table["model"] == model) & (table["optimizer"] == optimizer)]["difference"]
+            texts[f"{model}_{optimizer}_from_report"] = number(curve.abs().median())
+            texts[f"{model}_{optimizer}_mean_from_report"] = number(curve.mean(), sign=True)
+    return texts

@@ -1,0 +1,179 @@
+"""The book's figures, in one style: from the tables of `analysis` to matplotlib figures, with Italian labels.
+
+A figure is at most six inches wide with large type, so that it can be read at the width of a telephone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+NAMES = {"resnet1d": "ResNet1D", "cnn1d": "CNN1D", "sgd": "SGD", "adam": "Adam"}
+"""Display names of models and optimisers."""
+COLORS = {"sgd": "#0072B2", "adam": "#D55E00"}
+"""Okabe and Ito's blue and vermilion, distinct under every common colour blindness."""
+MARKERS = {"sgd": "o", "adam": "s"}
+STYLE = {
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.88",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+_WIDTH, _PANEL_HEIGHT, _FRAME_HEIGHT = 6.0, 2.1, 1.7  # inches
+_OTHER = "#009E73"
+_SOLID_FIRST = ("-", (0, (4, 2)), ":")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of a figure: `series` maps a metric to what distinguishes it in the legend ("" if nothing has to)."""
+
+    label: str
+    series: dict[str, str]
+    log: bool = False
+
+
+def notebook_figures() -> None:
+    """Shows figures in notebooks as SVG, the same bytes for the same data."""
+    mpl.rcParams["svg.hashsalt"] = "ncbook"
+    set_matplotlib_formats("svg", bbox_inches=None, metadata={"Date": None})
+
+
+def name(identifier: str) -> str:
+    """How a model or an optimiser is called on the page."""
+    return NAMES.get(identifier, identifier)
+
+
+def _ordered(identifiers: Iterable[str]) -> list[str]:
+    """Each once: the known ones in the order of `NAMES`, then the others."""
+    present = set(identifiers)
+    return [known for known in NAMES if known in present] + sorted(present - set(NAMES))
+
+
+def _comma(value: float, _: int | None = None) -> str:
+    return f"{value:g}".replace(".", ",").replace("-", "−")
+
+
+def _width_axis(ax: Axes, curve: pd.DataFrame) -> None:
+    """A second axis on top that says the width behind each number of parameters."""
+    sizes = curve.drop_duplicates("width").sort_values("width")
+    if len(sizes) > 6:
+        sizes = sizes[sizes["width"].map(lambda width: int(width).bit_count() == 1)]
+    top = ax.secondary_xaxis("top")
+    top.set_xticks(sizes["parameters"], [str(width) for width in sizes["width"]])
+    top.xaxis.set_minor_locator(NullLocator())
+    top.set_xlabel("larghezza $W$")
+
+
+def _y_axis(ax: Axes, log: bool) -> None:
+    if log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(_comma))
+
+
+def _curve(ax: Axes, curve: pd.DataFrame, optimizer: str, linestyle) -> None:
+    color = COLORS.get(optimizer, _OTHER)
+    curve = curve.sort_values("parameters")
+    ax.plot(curve["parameters"], curve["mean"], color=color, marker=MARKERS.get(optimizer, "D"), ls=linestyle)
+    ax.fill_between(curve["parameters"], curve["low"], curve["high"], color=color, alpha=0.18, lw=0)
+
+
+def _legend(figure: Figure, optimizers: Sequence[str], labels: Sequence[str], report: str | None) -> None:
+    handles = [Line2D([], [], color=COLORS.get(o, _OTHER), marker=MARKERS.get(o, "D"), label=name(o)) for o in optimizers]
+    if len(labels) > 1:
+        handles += [Line2D([], [], color="0.3", ls=style, label=label) for label, style in zip(labels, _SOLID_FIRST)]
+    if report:
+        handles.append(Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label=report))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else len(handles), handlelength=2.4)
+
+
+def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.DataFrame | None = None, report: str = "report") -> Figure:
+    """Metrics over the number of parameters: a row for each panel, a column for each model, a colour for each optimiser.
+
+    means: from `analysis.seed_means`; lines are means over seeds, bands their 95 % intervals where there is more than one seed.
+    points: from `analysis.report_points`; drawn as hollow markers without a line, called `report` in the legend.
+    """
+    models, optimizers = _ordered(means["model"]), _ordered(means["optimizer"])
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.series.values() if label))
+    drawn_points = False
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
+        grid = figure.subplots(len(panels), len(models), sharex="col", sharey="row", squeeze=False)
+        for row, panel in enumerate(panels):
+            for column, model in enumerate(models):
+                ax, curves = grid[row][column], means[means["model"] == model]
+                ax.set_xscale("log")
+                ax.xaxis.set_minor_locator(NullLocator())
+                for metric, label in panel.series.items():
+                    style = _SOLID_FIRST[labels.index(label) if label else 0]
+                    for optimizer in optimizers:
+                        _curve(ax, curves[(curves["metric"] == metric) & (curves["optimizer"] == optimizer)], optimizer, style)
+                        if points is not None:
+                            theirs = points[(points["model"] == model) & (points["metric"] == metric) & (points["optimizer"] == optimizer)]
+                            drawn_points |= not theirs.empty
+                            marker, color = MARKERS.get(optimizer, "D"), COLORS.get(optimizer, _OTHER)
+                            ax.plot(theirs["parameters"], theirs["value"], marker, mfc="none", mec=color, ms=7)
+                _y_axis(ax, panel.log and bool((curves[curves["metric"].isin(panel.series)]["mean"] > 0).all()))
+                if row == 0:
+                    ax.set_title(name(model), fontweight="bold")
+                    _width_axis(ax, curves)
+                if row == len(panels) - 1:
+                    ax.set_xlabel("parametri")
+            grid[row][0].set_ylabel(panel.label)
+        _legend(figure, optimizers, labels, report if drawn_points else None)
+    return figure
+
+
+def correlation_rows(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
+    """Correlations with the test error, from `analysis.correlations`: a row for each metric of `labels`, a column for each model.
+
+    Filled markers are Pearson's r with its interval, hollow ones Spearman's.
+    """
+    models, optimizers = _ordered(table["model"]), _ordered(table["optimizer"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + 0.42 * len(labels)), layout="constrained")
+        grid = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False)[0]
+        for ax, model in zip(grid, models):
+            for side, optimizer in enumerate(optimizers):
+                color, marker = COLORS.get(optimizer, _OTHER), MARKERS.get(optimizer, "D")
+                shift = 0.18 * (2 * side - len(optimizers) + 1)
+                for row, metric in enumerate(labels):
+                    mine = table[(table["model"] == model) & (table["optimizer"] == optimizer) & (table["metric"] == metric)].set_index("kind")
+                    if mine.empty:
+                        continue
+                    pearson, spearman = mine.loc["pearson"], mine.loc["spearman"]
+                    ax.plot([pearson["low"], pearson["high"]], [row + shift] * 2, color=color)
+                    ax.plot(pearson["r"], row + shift, marker, color=color)
+                    ax.plot(spearman["r"], row + shift, marker, mfc="white", mec=color, ms=7, zorder=1.5)
+            ax.axvline(0, color="0.4", lw=1)
+            ax.set_title(name(model), fontweight="bold")
+            ax.set_xlim(-1.05, 1.05)
+            ax.xaxis.set_major_formatter(FuncFormatter(_comma))
+            ax.set_xlabel("correlazione")
+        grid[0].set_yticks(range(len(labels)), list(labels.values()))
+        grid[0].invert_yaxis()
+        handles = [Line2D([], [], color=COLORS.get(o, _OTHER), marker=MARKERS.get(o, "D"), label=name(o)) for o in optimizers]
+        handles += [
+            Line2D([], [], color="0.3", marker="o", label="Pearson, intervallo al 95 %"),
+            Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label="Spearman"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
