@@ -1,0 +1,346 @@
+"""Sweeps, with real networks of width 2: what is there is not trained, what is stopped goes on, and no work is lost."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ncbook import sweep as module
+from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
+from ncbook.store import Store, StoreError
+from ncbook.sweep import Setting, Stack, SweepError, SweepStopped, load_runs, plan, provenance_table, sweep, train_missing
+from ncbook.train import estimate_seconds, stack_size
+
+COLUMNS = "key model width feature_dim parameters optimizer lr weight_decay seed label_noise noise_seed epochs epoch".split()
+
+
+def spec(seed=0, lr=1e-3, epochs=3, width=2, **changes):
+    model, optimizer = ModelSpec(name="cnn1d", width=width), OptimizerSpec(name="adam", lr=lr, weight_decay=1e-4)
+    return RunSpec(**{"model": model, "optimizer": optimizer, "epochs": epochs, "seed": seed} | changes)
+
+
+PLAIN = spec()
+SEEDED = spec(1, snapshots=(3,), data=DataSpec(label_noise=0.1, noise_seed=5))
+DIVERGED = spec(optimizer=OptimizerSpec(name="sgd", lr=1e20))
+PROJECTED = spec(model=ModelSpec(name="resnet1d", width=2, feature_dim=1))
+TRAINED = [PLAIN, SEEDED, DIVERGED, PROJECTED]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store with the runs of `TRAINED`, trained once, the first asked for twice."""
+    folder = tmp_path_factory.mktemp("runs")
+    store = Store(folder / "own", folder / "published")
+    train_missing([*TRAINED, PLAIN], jobs=2, device="cpu", store=store)
+    return store
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Store(tmp_path / "own", tmp_path / "published")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def train(*arguments):
+        raise AssertionError("nothing was to be trained")
+
+    monkeypatch.setattr(module, "_train_stacks", train)
+
+
+class StopAfter:
+    """A stop signal that comes after so many epochs."""
+
+    def __init__(self, epochs):
+        self.left = epochs
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Workers that are threads of this process: they need not load PyTorch and the data again. `trained` has real ones."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(module, "ProcessPoolExecutor", ThreadPoolExecutor)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def work_here(monkeypatch):
+    """Makes this thread a worker that is told to stop after so many epochs."""
+    threads = torch.get_num_threads()
+
+    def work(stack, store, stop_after):
+        monkeypatch.setattr(module, "_progress", module.multiprocessing.Queue(), raising=False)
+        monkeypatch.setattr(module, "_stop", StopAfter(stop_after), raising=False)
+        torch.set_num_threads(1)
+        return module._train_stack(stack, Setting("cpu", "float32"), store, math.inf)
+
+    yield work
+    torch.set_num_threads(threads)
+
+
+def assert_equal_numbers(one, other):
+    assert one.metrics.keys() == other.metrics.keys()
+    for name in one.metrics:
+        np.testing.assert_array_equal(one.metrics[name], other.metrics[name], err_msg=name)
+    for epoch, state in one.states.items():
+        for name, values in state.items():
+            np.testing.assert_array_equal(values, other.states[epoch][name], err_msg=name)
+
+
+def test_what_is_there_is_not_trained_again(trained, no_training, capfd):
+    table = sweep([*TRAINED, PLAIN], store=trained)
+    output = capfd.readouterr()
+    assert output.out == "4 runs: all found.\n"
+    assert output.err == ""
+    assert list(table["key"].unique()) == [run.key for run in TRAINED]
+
+
+def test_table_is_tidy(trained, no_training):
+    table = sweep(TRAINED, train=False, store=trained)
+    assert list(table.columns[: len(COLUMNS)]) == COLUMNS
+    assert {"train_loss", "test_error", "nc1_noisy", "nc2_gram_clean", "feature_norm"} <= set(table.columns[len(COLUMNS) :])
+    assert not table.duplicated(["key", "epoch"]).any()
+    assert list(table["epoch"]) == [1, 2, 3] * 4
+    row = table[table["key"] == SEEDED.key].iloc[-1]
+    labels = row[COLUMNS].to_dict()
+    assert labels.pop("parameters") > 100
+    assert pd.isna(labels.pop("feature_dim"))
+    assert labels == {
+        "key": SEEDED.key,
+        "model": "cnn1d",
+        "width": 2,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "weight_decay": 1e-4,
+        "seed": 1,
+        "label_noise": 0.1,
+        "noise_seed": 5,
+        "epochs": 3,
+        "epoch": 3,
+    }
+    assert row["test_error"] == trained.load(SEEDED.key).metrics["test_error"][-1]
+    assert 0 < row["test_error"] < 1
+    projected = table[table["key"] == PROJECTED.key]
+    assert list(projected["feature_dim"]) == [1, 1, 1]
+    assert table["feature_dim"].isna().sum() == 9
+
+
+def test_table_of_nothing_has_the_columns(empty):
+    table = sweep(TRAINED, train=False, store=empty)
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 0
+
+
+def test_diverged_run_is_stored_as_nan(trained):
+    run = trained.load(DIVERGED.key)
+    assert np.isnan(run.metrics["train_loss"]).all()
+    assert np.isnan(run.metrics["test_error"]).all()
+    assert np.isfinite(trained.load(PLAIN.key).metrics["train_loss"]).all()
+
+
+def test_provenance_tells_how_a_run_was_made(trained):
+    plain, seeded = load_runs([PLAIN, SEEDED, PLAIN], trained)
+    assert set(seeded.states) == {3}
+    made = plain.provenance
+    assert (made["device"], made["dtype"], made["threads"], made["stack_members"]) == ("cpu", "float32", 1, 1)
+    assert made["versions"]["torch"] == torch.__version__
+    assert made["scale"] == "3 epochs, 4,000 training points"
+    assert made["hardware"]
+    assert made["seconds"] > 0
+    assert made["started"].endswith("+00:00")
+    table = provenance_table([plain, seeded])
+    assert list(table["key"]) == [PLAIN.key, SEEDED.key]
+    assert {"hardware", "seconds", "started", "scale", "data"} <= set(table.columns)
+    with pytest.raises(StoreError, match="There is no run"):
+        load_runs([spec(9)], trained)
+
+
+def test_overlapping_sweeps_train_only_the_difference(trained, tmp_path, capsys, in_threads):
+    store = Store(tmp_path / "own", trained.own)
+    new = spec(2)
+    before = {path: path.stat().st_mtime_ns for path in trained.own.glob("*.npz")}
+    table = sweep([PLAIN, new], store=store, jobs=1, device="cpu")
+    assert capsys.readouterr().out == "2 runs: 1 found, 1 to train, less than a minute (cpu, float32, 1 process).\n"
+    assert list(table["key"].unique()) == [PLAIN.key, new.key]
+    assert [path.stem for path in store.own.glob("*.npz")] == [new.key]
+    assert {path: path.stat().st_mtime_ns for path in trained.own.glob("*.npz")} == before
+
+
+def test_stopped_stack_goes_on_to_the_same_numbers(empty, tmp_path, work_here, capsys, in_threads):
+    specs = [spec(seed, epochs=5, snapshots=(1, 5)) for seed in range(2)]
+    never_stopped = Store(tmp_path / "reference", tmp_path / "none")
+    assert work_here(Stack(tuple(specs), 0), never_stopped, math.inf) == 2
+
+    assert work_here(Stack(tuple(specs), 0), empty, 2) == 0
+    todo = plan(specs, empty, device="cpu", jobs=1)
+    assert todo.checkpointed == {one.key: 2 for one in specs}
+    assert todo.stacks() == [Stack(tuple(specs), 2)]
+    assert not any(one.key in empty for one in specs)
+    first = json.loads(empty.load_checkpoint(specs[0].key)["making"].item())
+
+    train_missing(specs, store=empty, device="cpu", jobs=1)
+    assert "2 to train (2 from a checkpoint)" in capsys.readouterr().out
+    for one in specs:
+        assert_equal_numbers(never_stopped.load(one.key), empty.load(one.key))
+        made = empty.load(one.key).provenance
+        assert made["started"] == first["started"]
+        assert made["seconds"] > first["seconds"] > 0
+        assert empty.load_checkpoint(one.key) is None
+
+
+def test_checkpoint_made_in_another_precision_is_not_continued(empty, work_here):
+    work_here(Stack((PLAIN,), 0), empty, 1)
+    assert plan([PLAIN], empty, device="cpu").checkpointed == {PLAIN.key: 1}
+    assert plan([PLAIN], empty, device="cpu", dtype="bf16").checkpointed == {}
+
+
+def test_ctrl_c_keeps_the_work(empty, monkeypatch, capfd, in_threads):
+    specs = [spec(seed, epochs=5000) for seed in range(2)]
+    drain = module._drain
+
+    def interrupted_when_under_way(progress):
+        if drain(progress) > 0:
+            raise KeyboardInterrupt
+        return 0.0
+
+    monkeypatch.setattr(module, "_drain", interrupted_when_under_way)
+    with pytest.raises(SweepStopped) as stop:
+        sweep(specs, store=empty, device="cpu", jobs=1)
+    assert str(stop.value) == (
+        "Stopped by Ctrl-C: 0 of 2 runs are done, 2 are checkpointed, 0 not begun; the same command goes on from there."
+    )
+    reached = plan(specs, empty, device="cpu").checkpointed
+    assert reached.keys() == {one.key for one in specs}
+    assert len(set(reached.values())) == 1
+    assert 0 < reached[specs[0].key] < 5000
+    output = capfd.readouterr()
+    assert "Stopping at the end of the epoch" in output.err
+    assert "Traceback" not in output.err
+
+
+def test_sweep_out_of_time_says_how_far_it_came(trained, tmp_path, in_threads):
+    store = Store(tmp_path / "own", trained.own)
+    with pytest.raises(SweepStopped) as stop:
+        sweep([PLAIN, spec(epochs=20000), spec(epochs=20000, width=4)], store=store, device="cpu", jobs=1, max_minutes=1e-9)
+    assert str(stop.value) == (
+        "Stopped when its time was over: 1 of 3 runs are done, 0 are checkpointed, 2 not begun; the same command goes on from there."
+    )
+
+
+def test_worker_out_of_time_keeps_a_checkpoint(empty, work_here, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(module.time, "time", lambda: next(clock))
+    monkeypatch.setattr(module.math, "inf", 1.5)
+    assert work_here(Stack((PLAIN,), 0), empty, 1000) == 0
+    monkeypatch.undo()
+    assert plan([PLAIN], empty, device="cpu").checkpointed == {PLAIN.key: 2}
+
+
+def test_failing_stack_is_named_and_the_others_finish(empty, in_threads):
+    making = {"setting": vars(Setting("cpu", "float32")), "epoch": 1, "started": "", "seconds": 0.0}
+    empty.save_checkpoint(PLAIN.key, {"making": np.array(json.dumps(making))})
+    with pytest.raises(SweepError) as error:
+        sweep([PLAIN, spec(2)], store=empty, device="cpu", jobs=1)
+    assert str(error.value) == (
+        f"Training cnn1d of width 2 ({PLAIN.key}) failed with KeyError: 'epoch'. 1 of 2 runs to train were stored."
+    )
+    assert spec(2).key in empty
+
+
+REFUSED = {
+    "no spec": (["exp1"], {}, "'exp1' is not a RunSpec: a sweep takes a list of RunSpec."),
+    "device": ([PLAIN], {"device": "tpu"}, "device='tpu' is unknown: choose one of auto, cpu, cuda."),
+    "no GPU": ([PLAIN], {"device": "cuda"}, "device='cuda': PyTorch sees no GPU here; use device='cpu' or 'auto'."),
+    "dtype": ([PLAIN], {"dtype": "fp8"}, "dtype='fp8' is unknown: choose one of float32, float64, tf32, bf16."),
+    "tf32": (
+        [PLAIN],
+        {"device": "cpu", "dtype": "tf32"},
+        "dtype='tf32' exists on NVIDIA GPUs only; on the CPU use float32 or bf16.",
+    ),
+    "jobs": (
+        [PLAIN],
+        {"jobs": 0},
+        "jobs=0 is not a number of processes: give a whole number from 1, or leave it out for one per core.",
+    ),
+    "minutes": (
+        [PLAIN],
+        {"max_minutes": -1},
+        "max_minutes=-1 is not a duration: give a number above 0, or leave it out for no limit.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("specs", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_before_anything_is_trained(specs, arguments, message, empty, no_training, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SweepError) as error:
+        sweep(specs, store=empty, **arguments)
+    assert str(error.value) == message
+    assert capsys.readouterr().out == ""
+
+
+def test_damaged_run_is_refused_before_anything_is_trained(trained, tmp_path, no_training):
+    store = Store(tmp_path, trained.own)
+    (tmp_path / f"{spec(2).key}.npz").write_bytes(b"")
+    with pytest.raises(StoreError, match=f"{spec(2).key}.npz is not a sound run"):
+        sweep([PLAIN, spec(2), spec(3)], store=store)
+
+
+def test_stacks_are_even_and_the_longest_come_first(empty):
+    width = 16
+    limit = stack_size(spec(width=width), "cpu")
+    specs = [spec(seed, width=width) for seed in range(limit + 2)] + [spec(width=32, epochs=100), spec(snapshots=(3,), width=width)]
+    stacks = plan(specs, empty, device="cpu").stacks()
+    assert sorted(one.key for stack in stacks for one in stack.specs) == sorted(one.key for one in specs)
+    assert stacks[0].specs == (specs[-2],)
+    assert sorted(len(stack.specs) for stack in stacks) == [1, 1, limit // 2 + 1, limit // 2 + 1]
+    assert [stack.cost for stack in stacks] == sorted((stack.cost for stack in stacks), reverse=True)
+
+
+def test_estimate_learns_from_the_runs_found(trained, tmp_path):
+    new = spec(epochs=6000)
+    alone = estimate_seconds(new) / 60
+    fresh = plan([new], Store(tmp_path / "none", tmp_path), device="cpu", jobs=1)
+    assert fresh.minutes == pytest.approx(alone)
+    assert plan([new], trained, device="cpu", jobs=2).minutes == pytest.approx(alone / 2)
+    slow = Store(tmp_path / "slow", tmp_path)
+    run = trained.load(PLAIN.key)
+    slow.save(dataclasses.replace(run, provenance=run.provenance | {"seconds": 7 * estimate_seconds(PLAIN)}))
+    assert plan([PLAIN, new], slow, device="cpu", jobs=1).minutes == pytest.approx(7 * alone)
+    slow.save(dataclasses.replace(run, provenance=run.provenance | {"seconds": 1e9, "hardware": "another"}))
+    assert plan([PLAIN, new], slow, device="cpu", jobs=1).minutes == pytest.approx(alone)
+    assert str(fresh) == f"1 run: 0 found, 1 to train, about {alone:.0f} minutes (cpu, float32, 1 process)."
+
+
+def test_environment_of_workers_is_theirs_alone(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)
+    with module._worker_environment():
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+        assert os.environ["MALLOC_TOP_PAD_"] == "268435456"
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MALLOC_TOP_PAD_" not in os.environ
+
+
+def test_training_needs_no_pandas_and_the_store_no_torch():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'pandas', 'platformdirs', 'tqdm'): sys.modules[name] = None\n"
+        "import ncbook.store\n"
+        "del sys.modules['torch']\n"
+        "import ncbook.sweep\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
