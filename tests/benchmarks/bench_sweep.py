@@ -1,0 +1,142 @@
+"""Speed of Experiment 1's sweep: stacks, one process per core, against the loop most people write.
+
+One round trains, one after the other on the same machine, (a) each of the 44 networks for an epoch the ordinary way (stock modules,
+`DataLoader`, PyTorch's default threads) and (b) the 44 networks for several seeds for an epoch as the sweep trains them. The ratio of a round is
+seeds * a / b; a run's measurements are left out on both sides, compilation and start-up too.
+
+    python -m tests.benchmarks.bench_sweep [--rounds 5] [--seeds 4] [--save book/bench.json]
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from ncbook import data
+from ncbook.chapters import exp1_specs
+from ncbook.store import Store
+from ncbook.sweep import _checked_setting, _worker_environment, hardware, plan
+from ncbook.train import StackTrainer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import plain  # noqa: E402
+
+WIDTHS = [2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64]
+EPOCHS = 3000
+UNRECORDED = 1001  # an epoch of such a run at which nothing is measured
+
+
+def plain_epoch(spec) -> float:
+    """Seconds of one epoch of one network, after a few batches to warm up."""
+    points = data.load(spec.data)
+    loader = DataLoader(TensorDataset(points.x_train, points.y_noisy), batch_size=spec.batch_size, shuffle=True)
+    torch.manual_seed(spec.seed)
+    network = plain.build(spec.model)
+    optimizer, _ = plain.optimizer(spec, network)
+
+    def train(batches):
+        for x, y in batches:
+            optimizer.zero_grad()
+            cross_entropy(network(x), y).backward()
+            optimizer.step()
+
+    train([batch for _, batch in zip(range(3), loader)])
+    began = time.perf_counter()
+    train(loader)
+    return time.perf_counter() - began
+
+
+_trainers: list[StackTrainer] = []
+
+
+def build(stacks) -> None:
+    """In a worker: its stacks, each with one epoch behind it, so that everything is compiled."""
+    torch.set_num_threads(1)
+    for stack in stacks:
+        trainer = StackTrainer(stack.specs)
+        trainer.epoch = UNRECORDED
+        trainer.run_epoch()
+        _trainers.append(trainer)
+
+
+def stacked_epoch() -> tuple[float, float]:
+    """In a worker: seconds of one epoch of all its stacks, and its peak memory in MB."""
+    began = time.perf_counter()
+    for trainer in _trainers:
+        trainer.epoch = UNRECORDED
+        trainer.run_epoch()
+    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def shares(stacks, parts):
+    """The stacks dealt out longest first, each to the part with the least so far."""
+    loads = [[] for _ in range(parts)]
+    for stack in stacks:
+        min(loads, key=lambda load: sum(s.cost for s in load)).append(stack)
+    return loads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--save", type=Path, help="write the result as JSON")
+    options = parser.parse_args()
+
+    specs = exp1_specs(WIDTHS, ["resnet1d", "cnn1d"], ["sgd", "adam"], EPOCHS, list(range(options.seeds)), 0.2, 0)
+    singles = [spec for spec in specs if spec.seed == 0]
+    cores = multiprocessing.cpu_count()
+    loads = shares(plan(specs, Store(own="/nonexistent", published="/nonexistent"), device=_checked_setting("cpu", "float32").device).stacks(), cores)
+    context = multiprocessing.get_context("spawn")
+    workers = [ProcessPoolExecutor(1, context) for _ in loads]
+    with _worker_environment():
+        for future in [worker.submit(build, load) for worker, load in zip(workers, loads)]:
+            future.result()
+
+    rounds = []
+    for number in range(1, options.rounds + 1):
+        one_by_one = sum(map(plain_epoch, singles)) * options.seeds
+        began = time.perf_counter()
+        ended = [future.result() for future in [worker.submit(stacked_epoch) for worker in workers]]
+        stacked = time.perf_counter() - began
+        rounds.append({"plain_seconds": one_by_one, "stacked_seconds": stacked, "ratio": one_by_one / stacked})
+        print(f"round {number}: one by one {one_by_one:.1f} s, stacked {stacked:.1f} s per epoch of {len(specs)} networks: {one_by_one / stacked:.2f}", flush=True)
+    for worker in workers:
+        worker.shutdown()
+
+    ratios = [r["ratio"] for r in rounds]
+    result = {
+        "date": date.today().isoformat(),
+        "hardware": hardware("cpu"),
+        "cores": cores,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "networks": len(specs),
+        "seeds": options.seeds,
+        "plain_threads": torch.get_num_threads(),
+        "rounds": [{name: round(value, 3) for name, value in r.items()} for r in rounds],
+        "ratio_median": round(statistics.median(ratios), 2),
+        "ratio_min": round(min(ratios), 2),
+        "ratio_max": round(max(ratios), 2),
+        "peak_memory_mb": {"one_by_one": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "stacked": round(sum(m for _, m in ended))},
+    }
+    memory = result["peak_memory_mb"]
+    print(f"ratio {result['ratio_median']} (median of {len(rounds)}; {result['ratio_min']} to {result['ratio_max']})")
+    print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {cores} processes")
+    if options.save:
+        options.save.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
