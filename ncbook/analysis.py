@@ -170,7 +170,7 @@ def correlations(last: pd.DataFrame, metrics: Sequence[str], against: str = "tes
             for kind in ("pearson", "spearman"):
                 r = float(pair.corr(kind).iloc[0, 1]) if defined else np.nan
                 low, high = _fisher(r, n, 1 if kind == "pearson" else 1 + r**2 / 2)
-                rows.append({"model": model, "optimizer": optimizer, "metric": metric, "kind": kind, "r": r, "low": low, "high": high, "n": n})
+                rows.append((model, optimizer, metric, kind, r, low, high, n))
     return pd.DataFrame(rows, columns=[*CURVE, "metric", "kind", "r", "low", "high", "n"])
 
 

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from myst_nb import glue
@@ -30,6 +31,11 @@ def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("+-")
     return text.translate(str.maketrans(",.-", ".,−"))
+
+
+def _exact(value: float) -> str:
+    """All the digits of a setting, and no more."""
+    return np.format_float_positional(value, trim="-").replace(".", ",")
 
 
 def percent(share: float) -> str:
@@ -105,10 +111,9 @@ def departures(last: pd.DataFrame, experiment: str) -> list[str]:
     noise = sorted(set(last["label_noise"]))
     if noise != [analysis.REPORT_LABEL_NOISE]:
         found.append(f"rumore sulle etichette {listing(map(percent, noise))} invece del {percent(analysis.REPORT_LABEL_NOISE)}")
-    points = analysis.report_points(experiment)[["model", "optimizer", "width"]].drop_duplicates()
-    absent = len(points.merge(last[["model", "optimizer", "width"]].drop_duplicates(), how="left", indicator=True).query("_merge == 'left_only'"))
-    if absent:
-        found.append(f"{absent} delle {len(points)} configurazioni del report non eseguite")
+    theirs, ours = ({*zip(table["model"], table["optimizer"], table["width"])} for table in (analysis.report_points(experiment), last))
+    if absent := len(theirs - ours):
+        found.append(f"{absent} delle {len(theirs)} configurazioni del report non eseguite")
     return found
 
 
@@ -127,7 +132,7 @@ def scale_box(last: pd.DataFrame, runs: Sequence[Run], experiment: str) -> HTML:
     seeds = sorted(set(last["seed"]))
     facts = [
         f"{number(len(last), 0)} reti addestrate per {listing(number(e, 0) for e in sorted(set(last['epochs'])))} epoche",
-        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (il report ne ha {'uno solo' if analysis.REPORT_SEEDS == 1 else analysis.REPORT_SEEDS})",
+        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (semi del report: {analysis.REPORT_SEEDS})",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precisione: " + listing(sorted({run.provenance["dtype"] for run in runs})),
         "tempo di addestramento in tutto: " + _duration(sum(run.provenance["seconds"] for run in runs)),
@@ -191,13 +196,13 @@ def setting_texts(runs: Sequence[Run], last: pd.DataFrame) -> dict[str, str]:
         "label_noise": listing(map(percent, sorted(set(last["label_noise"])))),
         "batch_size": listing(sorted({run.spec.batch_size for run in runs})),
     }
-    schedules = {"cosine": "ricottura a coseno fino a zero", "constant": "passo costante"}
+    schedules = {"cosine": "tasso che scende a zero lungo un coseno", "constant": "tasso costante"}
     for optimizer in OPTIMIZERS:
         texts[f"{optimizer}_settings"] = "non eseguito"
         for spec in (run.spec.optimizer for run in runs if run.spec.optimizer.name == optimizer):
-            momentum = f"momento {number(spec.momentum, 1)}, " if spec.momentum else ""
-            decay = number(spec.weight_decay, 4)
-            texts[f"{optimizer}_settings"] = f"passo {number(spec.lr, 3)}, {momentum}decadimento dei pesi {decay}, {schedules[spec.schedule]}"
+            momentum = f"momento {_exact(spec.momentum)}, " if spec.momentum else ""
+            decay = f"decadimento dei pesi {_exact(spec.weight_decay)}"
+            texts[f"{optimizer}_settings"] = f"tasso di apprendimento {_exact(spec.lr)}, {momentum}{decay}, {schedules[spec.schedule]}"
     return texts
 
 
@@ -208,7 +213,7 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
     theirs = analysis.peaks(points[points["metric"] == "test_error"].rename(columns={"value": "test_error"}).assign(seed=0))
     means = analysis.seed_means(last, ["test_error", "train_error"])
     present = {(model, optimizer) for model, optimizer in zip(last["model"], last["optimizer"])}
-    texts, second = {"widest": f"W = {widest}"}, []
+    texts, second, trained = {"widest": f"W = {widest}"}, [], []
     for model in MODELS:
         for optimizer in OPTIMIZERS:
             here, key = {"model": model, "optimizer": optimizer}, f"{model}_{optimizer}"
@@ -221,8 +226,9 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
             texts[f"{key}_report_peak_error"] = number(report["mean"]) if report else MISSING
             texts[f"{key}_rise"] = with_interval(_estimate(peak, "rise_"), sign=True) if peak else MISSING
             texts[f"{key}_fall"] = with_interval(_estimate(peak, "fall_"), sign=True) if peak else MISSING
-            at_peak = _row(means, **here, width=peak["width"], metric="train_error") if peak else None
-            texts[f"{key}_peak_train"] = with_interval(_estimate(at_peak))
+            if peak:
+                at_peak = _estimate(_row(means, **here, width=peak["width"], metric="train_error"))
+                trained.append(f"{curve_name(model, optimizer)}: {with_interval(at_peak)}")
             texts[f"{key}_widest_error"] = with_interval(_estimate(_row(means, **here, width=widest, metric="test_error")))
             mine = last[(last["model"] == model) & (last["optimizer"] == optimizer)]
             if peak and peak["width"] < widest:
@@ -233,6 +239,7 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
     rises = [_estimate(row, "rise_") for row in ours.to_dict("records")]
     texts["peak_count"] = f"{len(ours)} su {len(present)}"
     texts["rise_tally"] = tally(rises)
+    texts["train_at_peak"] = "; ".join(trained) or "nessuna curva ha un picco interno"
     texts["beyond_minimum"] = (
         "; ".join(f"{curve}: {with_interval(change, sign=True)}, {sign_text(change)}" for curve, change in second)
         if second
@@ -268,10 +275,10 @@ def collapse_texts(last: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, 
     for kind in ("pearson", "spearman"):
         defined = table[(table["kind"] == kind) & table["r"].notna()]
         if defined.empty:
-            texts[f"{kind}_range"] = "non definita (servono almeno tre larghezze)"
+            texts[f"{kind}_range"] = "non definiti (servono almeno tre larghezze)"
             continue
         ends = [defined.loc[defined["r"].idxmin()], defined.loc[defined["r"].idxmax()]]
-        texts[f"{kind}_range"] = " a ".join(
+        texts[f"{kind}_range"] = "da " + " a ".join(
             f"{number(end['r'], 2)} ({metrics[end['metric']]}, {curve_name(end['model'], end['optimizer'])})" for end in ends
         )
     bounded = table[(table["kind"] == "pearson") & table["low"].notna()]

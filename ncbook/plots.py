@@ -45,6 +45,7 @@ class Panel:
     label: str
     series: dict[str, str]
     log: bool = False
+    """A logarithmic axis, where all means are positive."""
 
 
 def notebook_figures() -> None:
@@ -80,11 +81,15 @@ def _width_axis(ax: Axes, curve: pd.DataFrame) -> None:
 
 
 def _y_axis(ax: Axes, log: bool) -> None:
+    """Ticks with decimal commas; a linear axis stops at 0, below which no metric lies and only a wide band would reach."""
+    bottom, top = ax.get_ylim()
     if log:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        bottom, top = ax.get_ylim()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 300 * bottom else (1,)))
         ax.yaxis.set_minor_locator(NullLocator())
     else:
+        ax.set_ylim(max(bottom, -0.04 * top), top)
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(_comma))
 
@@ -131,13 +136,13 @@ def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.Dat
                             drawn_points |= not theirs.empty
                             marker, color = MARKERS.get(optimizer, "D"), COLORS.get(optimizer, _OTHER)
                             ax.plot(theirs["parameters"], theirs["value"], marker, mfc="none", mec=color, ms=7)
-                _y_axis(ax, panel.log and bool((curves[curves["metric"].isin(panel.series)]["mean"] > 0).all()))
                 if row == 0:
                     ax.set_title(name(model), fontweight="bold")
                     _width_axis(ax, curves)
                 if row == len(panels) - 1:
                     ax.set_xlabel("parametri")
             grid[row][0].set_ylabel(panel.label)
+            _y_axis(grid[row][0], panel.log and bool((means[means["metric"].isin(panel.series)]["mean"] > 0).all()))
         _legend(figure, optimizers, labels, report if drawn_points else None)
     return figure
 
@@ -156,7 +161,8 @@ def correlation_rows(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
                 color, marker = COLORS.get(optimizer, _OTHER), MARKERS.get(optimizer, "D")
                 shift = 0.18 * (2 * side - len(optimizers) + 1)
                 for row, metric in enumerate(labels):
-                    mine = table[(table["model"] == model) & (table["optimizer"] == optimizer) & (table["metric"] == metric)].set_index("kind")
+                    chosen = (table["model"] == model) & (table["optimizer"] == optimizer) & (table["metric"] == metric)
+                    mine = table[chosen].set_index("kind")
                     if mine.empty:
                         continue
                     pearson, spearman = mine.loc["pearson"], mine.loc["spearman"]

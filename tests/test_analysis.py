@@ -22,8 +22,9 @@ def make_table(errors=ERRORS, seeds=(0, 1, 2), models=("resnet1d", "cnn1d"), opt
             for width, error in zip(WIDTHS, errors):
                 for seed in seeds:
                     value = error + spread * (seed - np.mean(seeds)) + 0.02 * (optimizer == "adam")
-                    row = dict(model=model, optimizer=optimizer, width=width, parameters=12 * width**2, seed=seed, epochs=epochs, epoch=epochs)
-                    rows.append({**row, "label_noise": 0.2, "train_loss": 0.1, "train_error": 0.5 * value, "test_error": value, "nc1": 2 * value})
+                    run = dict(model=model, optimizer=optimizer, width=width, parameters=12 * width**2, seed=seed, label_noise=0.2)
+                    measured = dict(train_loss=0.1, train_error=0.5 * value, test_error=value, nc1=2 * value)
+                    rows.append({**run, "epochs": epochs, "epoch": epochs, **measured})
     return pd.DataFrame(rows)
 
 
@@ -143,8 +144,15 @@ def test_beside_report_pairs_points_and_leaves_out_the_hidden_one():
 
 @pytest.mark.parametrize(
     ("value", "digits", "sign", "text"),
-    [(0.1534, 3, False, "0,153"), (-0.5, 1, True, "−0,5"), (0.5, 1, True, "+0,5"), (-0.0001, 2, True, "0,00"), (12345.6, 1, False, "12.345,6")]
-    + [(np.nan, 3, False, "n.d."), (np.inf, 3, False, "n.d.")],
+    [
+        (0.1534, 3, False, "0,153"),
+        (-0.5, 1, True, "−0,5"),
+        (0.5, 1, True, "+0,5"),
+        (-0.0001, 2, True, "0,00"),
+        (12345.6, 1, False, "12.345,6"),
+        (np.nan, 3, False, "n.d."),
+        (np.inf, 3, False, "n.d."),
+    ],
 )
 def test_numbers_are_written_the_italian_way(value, digits, sign, text):
     assert pages.number(value, digits, sign=sign) == text
@@ -153,6 +161,7 @@ def test_numbers_are_written_the_italian_way(value, digits, sign, text):
 def test_words_of_intervals_and_seeds():
     assert pages.with_interval(Estimate(0.1, 0.05, 0.15, 3), 2) == "0,10 [0,05; 0,15]"
     assert pages.with_interval(estimate([0.1]), 2) == "0,10"
+    assert pages.with_interval(Estimate(0.00012, -0.0002, 0.00044, 3), sign=True) == "+0,00012 [−0,00020; +0,00044]"
     assert pages.seeds_text([1, 1]) == "un solo seme, nessun intervallo"
     assert pages.seeds_text([3, 3]) == "media di 3 semi, intervallo al 95 % (t di Student)"
     assert pages.seeds_text([1, 3]).startswith("media di 1–3 semi")
@@ -222,7 +231,9 @@ def test_lines_and_bands_are_the_means_and_their_intervals():
     assert band.max() == pytest.approx(0.5 + stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3))
 
 
-@pytest.mark.parametrize("only", [{"models": ["cnn1d"]}, {"optimizers": ["adam"]}, {"seeds": [0]}, {"errors": [0.0]}, {"errors": [np.nan] * 5}])
+@pytest.mark.parametrize(
+    "only", [{"models": ["cnn1d"]}, {"optimizers": ["adam"]}, {"seeds": [0]}, {"errors": [0.0]}, {"errors": [np.nan] * 5}]
+)
 def test_figures_draw_whatever_was_run(only):
     table = make_table(**only)
     means = analysis.seed_means(table, ["test_error", "nc1"])

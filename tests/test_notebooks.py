@@ -12,12 +12,13 @@ import pytest
 
 from ncbook import pages
 from ncbook.analysis import estimate
-from ncbook.chapters import CHAPTERS, exp1_specs, parameters
+from ncbook.chapters import CHAPTERS, parameters
+from ncbook.experiments import exp1_specs
 from ncbook.store import Store
 
 EXP1 = CHAPTERS["exp1"]
 TOY = {"widths": [2, 4], "epochs": 2, "seeds": [0, 1]}
-ONE = {"widths": [4], "models": ["cnn1d"], "optimizers": ["adam"], "epochs": 1, "seeds": [3]}
+ONE = {"widths": [4], "models": ["cnn1d"], "optimizers": ["adam"], "epochs": 2, "seeds": [1]}
 GLUED = "application/papermill.record/text/plain"
 
 
@@ -47,13 +48,27 @@ def figures(notebook) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def execute(tmp_path_factory):
-    """Executes a chapter from a folder that is not the clone, with a store of the module's own."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NCBOOK_RUNS", str(folder / "runs"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield lambda values: papermill.execute_notebook(EXP1.notebook, folder / "out.ipynb", values, cwd=str(folder), progress_bar=False)
+def folder(tmp_path_factory):
+    """Not the clone."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return Store(own=folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def execute(folder, store):
+    """Executes the chapter from `folder`, with `store` as the user's own runs."""
+
+    def run(values):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NCBOOK_RUNS", str(store.own))
+            patch.setenv("OMP_NUM_THREADS", "1")
+            return papermill.execute_notebook(EXP1.notebook, folder / "out.ipynb", values, cwd=str(folder), progress_bar=False)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +92,9 @@ def test_parameters_are_typed_commented_and_those_of_the_specs(chapter):
     assert chapter.specs(**{name: parameter.default for name, parameter in declared.items()})
 
 
-def test_glued_numbers_are_those_of_the_stored_runs(toy):
+def test_glued_numbers_are_those_of_the_stored_runs(toy, store):
     texts = glued(toy)
-    runs = [Store().load(spec.key) for spec in toy_specs(TOY["seeds"])]
+    runs = [store.load(spec.key) for spec in toy_specs(TOY["seeds"])]
     assert len(runs) == 16
     for model in ("resnet1d", "cnn1d"):
         for optimizer in ("sgd", "adam"):
@@ -100,8 +115,8 @@ def test_the_scale_is_said_with_its_difference_from_the_report(toy):
     assert "Scala ridotta" in box and "2 epoche invece delle 3.000 del report" in box and "semi 0 e 1" in box and "float32" in box
 
 
-def test_changing_a_stored_run_changes_the_page(toy, execute):
-    before, store = glued(toy), Store()
+def test_changing_a_stored_run_changes_the_page(toy, execute, store):
+    before = glued(toy)
     spec = next(spec for spec in toy_specs([0]) if spec.model.width == 4 and spec.model.name == "resnet1d" and spec.optimizer.name == "sgd")
     run = store.load(spec.key)
     try:
@@ -118,8 +133,10 @@ def test_changing_a_stored_run_changes_the_page(toy, execute):
     assert figures(after)[2] == figures(toy)[2]  # the collapse metrics are what they were
 
 
-def test_a_single_network_makes_a_page_without_intervals(execute):
+def test_a_single_network_of_them_makes_a_page_without_training_and_intervals(toy, execute, store):
+    trained = store.keys()
     notebook = execute(ONE)
+    assert store.keys() == trained
     texts = glued(notebook)
     assert not used_names(notebook) - set(texts)
     assert texts["seeds"] == "un solo seme, nessun intervallo" and "un solo seme" in texts["seed_limits"]
