@@ -1,0 +1,27 @@
+# Each goal installs what it needs, into .venv; PYTHON names the interpreter that makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: book test bench clean
+
+book: .venv/installed  ## execute what is out of date, build the pages, say where they are
+	@$(BIN)/ncbook build
+
+test: book  ## every test, and the executed chapters run again and compared (nbval)
+	@$(BIN)/python -m pytest --nbval tests executed
+
+bench: .venv/installed  ## stacks against a plain loop, on this machine
+	@$(BIN)/python -m tests.benchmarks.bench_sweep
+
+clean:  ## pages and executed notebooks; trained runs are kept
+	rm -rf _build executed
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
+	    "ncbook needs Python 3.10 or newer, this is %d.%d: try make PYTHON=python3.12 (or whichever you have)." % sys.version_info[:2])'
+	@echo "Installing the pinned packages into .venv: some minutes, once."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --requirement requirements.txt
+	@$(PIP) install --no-deps --editable .
+	@touch $@

@@ -1,0 +1,53 @@
+"""What the book's pages need and Sphinx lacks: a language per page, and the measured numbers of `bench.json`; and what they do not need.
+
+A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers. The page on performance
+reads `{{ bench_table }}` and its like, which are made here from what the benchmark saved.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+BENCH = Path(__file__).with_name("bench.json")
+
+
+def mark_language(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the page's language on its sections; docutils writes the class `language-it` as the attribute `lang="it"`."""
+    language = app.env.metadata[app.env.docname].get("lang")
+    for section in doctree.children:
+        if language and isinstance(section, nodes.section):
+            section["classes"].append(f"language-{language}")
+
+
+def bench_texts(bench: dict[str, Any]) -> dict[str, str]:
+    """What the page on performance shows of a result, as Markdown: `bench_setting`, `bench_summary` and `bench_table`."""
+    memory, networks = bench["peak_memory_mb"], bench["networks"]
+    rows = [f"| {number} | {r['plain_seconds']:.1f} | {r['stacked_seconds']:.1f} | {r['ratio']:.2f} |" for number, r in enumerate(bench["rounds"], 1)]
+    return {
+        "bench_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, PyTorch {bench['torch']}; "
+        f"{networks} networks, {networks // bench['seeds']} for each of {bench['seeds']} seeds; plain loop with {bench['plain_threads']} threads",
+        "bench_summary": f"**{bench['ratio_median']:.2f} times as fast** (median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}); "
+        f"peak memory {memory['one_by_one']} MB for the plain loop, {memory['stacked']} MB for the stacks of all processes together",
+        "bench_table": "\n".join(["| round | plain loop (s) | stacks (s) | ratio |", "|--:|--:|--:|--:|", *rows]),
+    }
+
+
+def add_bench(app: Sphinx, config: Config) -> None:
+    config.myst_substitutions |= bench_texts(json.loads(BENCH.read_text(encoding="utf-8")))
+
+
+def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Leave out thebe, which Jupyter Book always adds: its scripts name a foreign host and clash with one another."""
+    scripts = context.get("script_files", [])
+    context["script_files"] = [script for script in scripts if "thebe" not in f"{script.filename}{script.attributes.get('body')}"]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("config-inited", add_bench, priority=100)
+    app.connect("doctree-read", mark_language)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
