@@ -4,7 +4,6 @@ import ast
 import difflib
 import hashlib
 import inspect
-import itertools
 import json
 import os
 import tempfile
@@ -14,16 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec, SpecError
+from ncbook.experiments import exp1_specs
+from ncbook.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 """The clone of the book's repository: notebooks, pages and package lie side by side."""
-
-REPORT_OPTIMIZERS = {
-    "sgd": OptimizerSpec(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="cosine"),
-    "adam": OptimizerSpec(name="adam", lr=1e-3, weight_decay=1e-4),
-}
-"""The report's optimiser settings, by the name that notebooks use."""
 
 
 class ChapterError(ValueError):
@@ -56,41 +50,6 @@ class Parameter:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.type} = {self.default!r}"
-
-
-def _distinct(name: str, values: Any) -> list:
-    if not isinstance(values, (list, tuple)):
-        raise SpecError(f"{name}={values!r} is not a list: write one, even of a single value (papermill itself takes lists by -y only).")
-    if not values:
-        raise SpecError(f"{name}=[] is empty: give at least one value.")
-    if repeated := [value for i, value in enumerate(values) if value in values[:i]]:
-        raise SpecError(f"{name}={list(values)} has {repeated[0]!r} twice: give each value once.")
-    return list(values)
-
-
-def exp1_specs(
-    widths: list[int], models: list[str], optimizers: list[str], epochs: int, seeds: list[int], label_noise: float, noise_seed: int
-) -> list[RunSpec]:
-    """Experiment 1, model-wise double descent: every model x optimiser x width x seed, with the report's settings.
-
-    The weights after the last epoch are kept. Raises `SpecError` for an empty list, a repeated or an impossible value.
-    """
-    axes = {"models": models, "optimizers": optimizers, "widths": widths, "seeds": seeds}
-    axes = {name: _distinct(name, values) for name, values in axes.items()}
-    if unknown := [name for name in axes["optimizers"] if name not in REPORT_OPTIMIZERS]:
-        raise SpecError(f"optimizers={axes['optimizers']} has {unknown[0]!r}, an unknown one: choose from {', '.join(REPORT_OPTIMIZERS)}.")
-    data = DataSpec(label_noise=label_noise, noise_seed=noise_seed)
-    return [
-        RunSpec(
-            model=ModelSpec(name=model, width=width),
-            optimizer=REPORT_OPTIMIZERS[optimizer],
-            epochs=epochs,
-            seed=seed,
-            data=data,
-            snapshots=(epochs,),
-        )
-        for model, optimizer, width, seed in itertools.product(*axes.values())
-    ]
 
 
 CHAPTERS = {

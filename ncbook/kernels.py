@@ -111,7 +111,8 @@ class _BatchNormReLU(torch.autograd.Function):
         added = residual.detach().contiguous() if ctx.has_residual else out
         arrays = (t.detach().numpy() for t in (weight, bias, mean, var, added.view(rows), out.view(rows)))
         _normalise(x.view(rows).numpy(), ctx.has_residual, eps, *arrays)
-        ctx.save_for_backward(x, out, mean, var, weight)
+        # With a residual ReLU's gate is read off the output; without, it is recomputed, which needs one array less.
+        ctx.save_for_backward(x, out if ctx.has_residual else x, mean, var, weight, bias)
         ctx.rows, ctx.eps = rows, eps
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
@@ -119,12 +120,12 @@ class _BatchNormReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out: Tensor, *_) -> tuple[Tensor | None, ...]:
-        x, out, mean, var, weight = ctx.saved_tensors
+        x, out, mean, var, weight, bias = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
         grad_residual = torch.empty_like(x) if ctx.has_residual else grad_x
         arrays = (t.view(ctx.rows).numpy() for t in (grad_out, out, x, grad_x, grad_residual))
-        channels = (t.detach().numpy() for t in (weight, mean, var, grad_weight, grad_bias))
+        channels = (t.detach().numpy() for t in (weight, bias, mean, var, grad_weight, grad_bias))
         _normalise_adjoint(ctx.has_residual, ctx.eps, *arrays, *channels)
         return grad_x, grad_weight, grad_bias, grad_residual if ctx.has_residual else None, None
 
@@ -303,17 +304,21 @@ def _normalise(x, has_residual, eps, weight, bias, mean, var, residual, out):
 
 
 @_jit
-def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, weight, mean, var, grad_weight, grad_bias):
+def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, weight, bias, mean, var, grad_weight, grad_bias):
     """Gradients of `_normalise` with respect to x, residual, weight and bias, given the one with respect to its output."""
     members, count, columns = x.shape
     channels = mean.shape[1]
     n = count * (columns // channels)
     first, second, mu = np.empty(columns, x.dtype), np.empty(columns, x.dtype), np.empty(columns, x.dtype)
-    of_grad, of_x, constant = np.empty(columns, x.dtype), np.empty(columns, x.dtype), np.empty(columns, x.dtype)
+    scale, shift = np.empty(columns, x.dtype), np.empty(columns, x.dtype)
+    of_x, constant = np.empty(columns, x.dtype), np.empty(columns, x.dtype)
     total, products = np.empty(channels), np.empty(channels)
     for s in range(members):
         for c in range(columns):
-            mu[c] = mean[s, c % channels]
+            k = c % channels
+            mu[c] = mean[s, k]
+            scale[c] = weight[s, k] / np.sqrt(var[s, k] + eps)
+            shift[c] = bias[s, k] - mean[s, k] * scale[c]
         total[:] = 0
         products[:] = 0
         for start in range(0, count, _ROW_BLOCK):
@@ -321,10 +326,16 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
             second[:] = 0
             for r in range(start, min(start + _ROW_BLOCK, count)):
                 grad_row, out_row, row = grad[s, r], out[s, r], x[s, r]
-                for c in range(columns):
-                    g = 0 if out_row[c] <= 0 else grad_row[c]
-                    first[c] += g
-                    second[c] += g * (row[c] - mu[c])
+                if has_residual:
+                    for c in range(columns):
+                        g = 0 if out_row[c] <= 0 else grad_row[c]
+                        first[c] += g
+                        second[c] += g * (row[c] - mu[c])
+                else:
+                    for c in range(columns):
+                        g = 0 if row[c] * scale[c] + shift[c] <= 0 else grad_row[c]
+                        first[c] += g
+                        second[c] += g * (row[c] - mu[c])
             for c in range(columns):
                 total[c % channels] += first[c]
                 products[c % channels] += second[c]
@@ -333,9 +344,8 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
             inverse_std = 1 / np.sqrt(var[s, k] + eps)
             grad_weight[s, k] = products[k] * inverse_std
             grad_bias[s, k] = total[k]
-            of_grad[c] = weight[s, k] * inverse_std
             of_x[c] = -weight[s, k] * products[k] * inverse_std * inverse_std * inverse_std / n
-            constant[c] = -weight[s, k] * inverse_std * total[k] / n - of_x[c] * mu[c]
+            constant[c] = -scale[c] * total[k] / n - of_x[c] * mu[c]
         for r in range(count):
             grad_row, out_row, row, target = grad[s, r], out[s, r], x[s, r], grad_x[s, r]
             if has_residual:
@@ -343,8 +353,8 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
                 for c in range(columns):
                     g = 0 if out_row[c] <= 0 else grad_row[c]
                     masked[c] = g
-                    target[c] = of_grad[c] * g + of_x[c] * row[c] + constant[c]
+                    target[c] = scale[c] * g + of_x[c] * row[c] + constant[c]
             else:
                 for c in range(columns):
-                    g = 0 if out_row[c] <= 0 else grad_row[c]
-                    target[c] = of_grad[c] * g + of_x[c] * row[c] + constant[c]
+                    g = 0 if row[c] * scale[c] + shift[c] <= 0 else grad_row[c]
+                    target[c] = scale[c] * g + of_x[c] * row[c] + constant[c]

@@ -15,10 +15,10 @@ from ncbook.chapters import (
     check,
     default_out,
     execute,
-    exp1_specs,
     find_chapter,
     parameters,
 )
+from ncbook.experiments import exp1_specs
 from ncbook.spec import SpecError
 
 EXP1 = dict(widths=[4, 8], models=["resnet1d", "cnn1d"], optimizers=["sgd", "adam"], epochs=5, seeds=[0, 1], label_noise=0.2, noise_seed=3)

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 import ncbook.build
 import ncbook.store
 import ncbook.sweep
-from ncbook.chapters import CHAPTERS, Chapter, chapter_specs, exp1_specs
+from ncbook.chapters import CHAPTERS, Chapter, chapter_specs
+from ncbook.experiments import exp1_specs
 from ncbook.cli import main
 from ncbook.store import PROVENANCE, Run, Store
 

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from ncbook import data
-from ncbook.chapters import exp1_specs
+from ncbook.experiments import exp1_specs
 from ncbook.store import Store
 from ncbook.sweep import _checked_setting, _worker_environment, hardware, plan
 from ncbook.train import StackTrainer
