@@ -25,13 +25,14 @@ def mark_language(app: Sphinx, doctree: nodes.document) -> None:
 
 def bench_texts(bench: dict[str, Any]) -> dict[str, str]:
     """What the page on performance shows of a result, as Markdown: `bench_setting`, `bench_summary` and `bench_table`."""
-    memory, networks = bench["peak_memory_mb"], bench["networks"]
-    rows = [f"| {number} | {r['plain_seconds']:.1f} | {r['stacked_seconds']:.1f} | {r['ratio']:.2f} |" for number, r in enumerate(bench["rounds"], 1)]
+    memory, networks, rounds = bench["peak_memory_mb"], bench["networks"], enumerate(bench["rounds"], 1)
+    rows = [f"| {number} | {r['plain_seconds']:.1f} | {r['stacked_seconds']:.1f} | {r['ratio']:.2f} |" for number, r in rounds]
+    spread = f"median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
     return {
         "bench_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, PyTorch {bench['torch']}; "
         f"{networks} networks, {networks // bench['seeds']} for each of {bench['seeds']} seeds; plain loop with {bench['plain_threads']} threads",
-        "bench_summary": f"**{bench['ratio_median']:.2f} times as fast** (median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}); "
-        f"peak memory {memory['one_by_one']} MB for the plain loop, {memory['stacked']} MB for the stacks of all processes together",
+        "bench_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}); peak memory {memory['one_by_one']} MB for the plain loop, "
+        f"{memory['stacked']} MB for the stacks of all processes together",
         "bench_table": "\n".join(["| round | plain loop (s) | stacks (s) | ratio |", "|--:|--:|--:|--:|", *rows]),
     }
 

@@ -24,9 +24,8 @@ PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in 
 ITALIAN = {chapter["file"] for part in TOC["parts"] if part["caption"].startswith("Parte") for chapter in part["chapters"]}
 WIDTHS = [390, 1280]
 
-BROWSER_ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"
-]  # fmt: skip
+BROWSER_ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
+    --disable-sync""".split()
 
 UNRENDERED = re.compile(r"\{[a-z:-]+\}|\{\{|\}\}|```|:::|\bnan\b|\bNaN\b|\bNone\b|<NA>")
 """What is left of a role, a directive, a substitution or a number where none came; sought in prose, not in code."""
@@ -55,7 +54,7 @@ def served(html: Path) -> Iterator[str]:
 def browser() -> Iterator[Browser]:
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if not program:
-        pytest.fail("Chromium is missing, and the pages are tested in it: install Debian's package chromium, or name the program in CHROMIUM.")
+        pytest.fail("Chromium, in which pages are tested, is missing: install Debian's package chromium, or name the program in CHROMIUM.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
         yield browser
