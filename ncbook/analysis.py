@@ -182,19 +182,23 @@ def diverged(last: pd.DataFrame) -> int:
 def report_points(experiment: str) -> pd.DataFrame:
     """The report's own points as read from its figures, metrics and columns under our names.
 
-    For "exp1": metric, model, optimizer, width, parameters, value (NaN where its figure hides the point).
-    Raises `ValueError` where the report has no table for `experiment`.
+    Columns: metric, value (NaN where its figure hides the point), model, optimizer, width, and parameters ("exp1"), epoch ("exp2") or
+    feature_dim ("exp3"). Raises `ValueError` where the report has no table for `experiment`.
     """
     path = _REFERENCE / f"report_{experiment}.csv"
     if not path.exists():
         known = ", ".join(sorted(file.stem.removeprefix("report_") for file in _REFERENCE.glob("*.csv")))
         raise ValueError(f"experiment={experiment!r} has no table of the report's points: choose one of {known}.")
     points = pd.read_csv(path).rename(columns={"params": "parameters"})
-    return points.replace({"metric": REPORT_METRICS}) if "metric" in points else points
+    if experiment == "exp2":
+        points = points.assign(model="resnet1d", optimizer="adam", metric="test_error").rename(columns={"test_error": "value"})
+    if experiment == "exp3":
+        points = points.melt("feature_dim", var_name="metric").assign(model="resnet1d", optimizer="sgd", width=64)
+    return points.replace({"metric": REPORT_METRICS})
 
 
 def beside_report(means: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The rows of `seed_means` that the report has too, with columns report and difference (ours minus the report's)."""
-    report = points.rename(columns={"value": "report"}).drop(columns="parameters").dropna()
-    both = means.merge(report, on=[*CURVE, "width", "metric"])
+    report = points.rename(columns={"value": "report"}).drop(columns="parameters", errors="ignore").dropna()
+    both = means.merge(report, on=[column for column in report if column in means])
     return both.assign(difference=both["mean"] - both["report"])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
 from myst_nb import glue
 
 from ncbook import analysis
@@ -111,7 +111,9 @@ def departures(last: pd.DataFrame, experiment: str) -> list[str]:
     noise = sorted(set(last["label_noise"]))
     if noise != [analysis.REPORT_LABEL_NOISE]:
         found.append(f"rumore sulle etichette {listing(map(percent, noise))} invece del {percent(analysis.REPORT_LABEL_NOISE)}")
-    theirs, ours = ({*zip(table["model"], table["optimizer"], table["width"])} for table in (analysis.report_points(experiment), last))
+    points = analysis.report_points(experiment)
+    configuration = [column for column in (*analysis.CURVE, "width", "feature_dim") if column in points]
+    theirs, ours = ({*table[configuration].itertuples(index=False, name=None)} for table in (points, last))
     if absent := len(theirs - ours):
         found.append(f"{absent} delle {len(theirs)} configurazioni del report non eseguite")
     return found
@@ -166,6 +168,12 @@ def limit_texts(last: pd.DataFrame, experiment: str) -> dict[str, str]:
             else "Epoche, rumore e configurazioni sono quelli del report: una differenza non può venire dalla scala."
         ),
     }
+
+
+def table(name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markdown:
+    """A numbered table whose rows follow the runs; its cell needs the metadata `mystnb: {markdown_format: myst}`."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return Markdown("\n".join([f":::{{table}} {caption}", f":name: {name}", "", *lines, ":::"]))
 
 
 def glue_texts(texts: Mapping[str, str]) -> None:

@@ -175,7 +175,7 @@ def correlation_rows(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
             ax.xaxis.set_major_formatter(FuncFormatter(_comma))
             ax.set_xlabel("correlazione")
         grid[0].set_yticks(range(len(labels)), list(labels.values()))
-        grid[0].invert_yaxis()
+        grid[0].set_ylim(len(labels) - 0.5, -0.5)
         handles = [Line2D([], [], color=COLORS.get(o, _OTHER), marker=MARKERS.get(o, "D"), label=name(o)) for o in optimizers]
         handles += [
             Line2D([], [], color="0.3", marker="o", label="Pearson, intervallo al 95 %"),
