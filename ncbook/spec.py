@@ -57,6 +57,8 @@ class _Spec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]):
         """The inverse of `to_dict`. Raises `SpecError` for unknown and for missing fields."""
+        if not isinstance(values, dict):
+            raise SpecError(f"{values!r} is no {cls.__name__}: give its fields by name.")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(set(values) - set(fields)):
             raise SpecError(f"{cls.__name__} has no field {', '.join(unknown)}: its fields are {', '.join(fields)}.")
@@ -161,6 +163,8 @@ class RunSpec(_Spec):
         _integer("seed", self.seed, 0)
         _integer("batch_size", self.batch_size, 2)
         _choice("record", self.record, RECORDS)
+        if not isinstance(self.snapshots, (tuple, list)):
+            raise SpecError(f"snapshots={self.snapshots!r} is not a list of epochs.")
         for epoch in self.snapshots:
             _integer("snapshots", epoch, 0)
             if epoch > self.epochs:

@@ -1,49 +1,16 @@
-"""From specs to a table: what the store has is taken from there, the rest is trained in stacks, one process per core, and stored.
+"""From specs to a table: what the store has is taken from there, the rest is trained and stored.
 
-The only place where specs, store, training and processes meet. Work is never lost: each run is stored as its stack ends, and what is
-unfinished when a sweep is stopped stays as a checkpoint from which the same call goes on, on the CPU to the same numbers as if it had
-never stopped.
+The only place where specs, store and training meet. Training, and torch with it, is imported only if something is missing.
 """
 
-import json
-import math
-import multiprocessing
-import os
-import platform
-import re
-import signal
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
-from queue import Empty
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from ncbook import __version__, data
 from ncbook.spec import RunSpec
 from ncbook.store import Run, Store
-from ncbook.train import DTYPES, StackTrainer, estimate_seconds, stack_key, stack_size
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEVICES = ("auto", "cpu", "cuda")
-CHECKPOINT_SECONDS = 60
-# These take effect only when a process starts; design.md measured 10-30 % from them on the CPU.
-WORKER_ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 class SweepError(RuntimeError):
@@ -54,154 +21,13 @@ class SweepStopped(SweepError):
     """A sweep that was interrupted or ran out of its time; the message says how far it came."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How runs are to be made. A checkpoint made in another way is not continued: a run's provenance is to be true of all of it."""
-
-    device: str
-    dtype: str
-    version: str = __version__
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Runs to train together, all of them from `epoch` on."""
-
-    specs: tuple[RunSpec, ...]
-    epoch: int
-
-    @property
-    def cost(self) -> float:
-        """Estimated seconds of what is left."""
-        return sum(_cost(spec, self.epoch) for spec in self.specs)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep finds and what it has to do; printed, the cost said beforehand."""
-
-    found: tuple[Run, ...]
-    missing: tuple[RunSpec, ...]
-    checkpointed: dict[str, int]
-    """Key of a missing run -> epoch it has reached."""
-    setting: Setting
-    jobs: int
-    minutes: float | None
-    """Estimated wall time; None on a GPU that has made none of the runs found."""
-
-    def __str__(self) -> str:
-        total = len(self.found) + len(self.missing)
-        runs = f"{total} {'run' if total == 1 else 'runs'}"
-        if not self.missing:
-            return f"{runs}: all found."
-        resumed = f" ({len(self.checkpointed)} from a checkpoint)" if self.checkpointed else ""
-        if self.minutes is None:
-            duration = "for how long is not known yet"
-        elif self.minutes < 1:
-            duration = "less than a minute"
-        else:
-            duration = f"about {self.minutes:.0f} {'minute' if self.minutes < 1.5 else 'minutes'}"
-        return (
-            f"{runs}: {len(self.found)} found, {len(self.missing)} to train{resumed}, {duration} "
-            f"({self.setting.device}, {self.setting.dtype}, {self.jobs} {'process' if self.jobs == 1 else 'processes'})."
-        )
-
-    def stacks(self) -> list[Stack]:
-        """The missing runs in stacks of even size, the longest first."""
-        groups: dict[Any, list[RunSpec]] = {}
-        for spec in self.missing:
-            groups.setdefault((stack_key(spec), self.checkpointed.get(spec.key, 0)), []).append(spec)
-        stacks = []
-        for (_, epoch), specs in groups.items():
-            parts = math.ceil(len(specs) / stack_size(specs[0], self.setting.device))
-            stacks += [Stack(tuple(specs[i] for i in part), epoch) for part in np.array_split(range(len(specs)), parts)]
-        return sorted(stacks, key=lambda stack: -stack.cost)
-
-
-def _cost(spec: RunSpec, epoch: int) -> float:
-    return estimate_seconds(spec) * (1 - epoch / spec.epochs)
-
-
-def _checked(specs: Iterable[RunSpec]) -> list[RunSpec]:
+def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """The specs without repetitions, in their order."""
     specs = list(specs)
     for spec in specs:
         if not isinstance(spec, RunSpec):
             raise SweepError(f"{spec!r} is not a RunSpec: a sweep takes a list of RunSpec.")
     return list({spec.key: spec for spec in specs}.values())
-
-
-def _checked_setting(device: str, dtype: str) -> Setting:
-    if device not in DEVICES:
-        raise SweepError(f"device={device!r} is unknown: choose one of {', '.join(DEVICES)}.")
-    if dtype not in DTYPES:
-        raise SweepError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SweepError("device='cuda': PyTorch sees no GPU here; use device='cpu' or 'auto'.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "tf32" and device == "cpu":
-        raise SweepError("dtype='tf32' exists on NVIDIA GPUs only; on the CPU use float32 or bf16.")
-    return Setting(device, dtype)
-
-
-def _checked_jobs(jobs: int | None, device: str) -> int:
-    if jobs is None:
-        return (os.cpu_count() or 1) if device == "cpu" else 1
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise SweepError(f"jobs={jobs!r} is not a number of processes: give a whole number from 1, or leave it out for one per core.")
-    return jobs
-
-
-def _deadline(max_minutes: float | None) -> float:
-    """The time, as `time.time()` gives it, at which to stop."""
-    if max_minutes is None:
-        return math.inf
-    if isinstance(max_minutes, bool) or not isinstance(max_minutes, (int, float)) or not max_minutes > 0:
-        raise SweepError(f"max_minutes={max_minutes!r} is not a duration: give a number above 0, or leave it out for no limit.")
-    return time.time() + 60 * max_minutes
-
-
-def hardware(device: str) -> str:
-    """The processor's or the GPU's name."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
-
-
-def plan(
-    specs: Iterable[RunSpec], store: Store | None = None, *, device: str = "auto", dtype: str = "float32", jobs: int | None = None
-) -> Plan:
-    """What `sweep` with the same arguments would find and train.
-
-    The estimate is scaled by how long the runs found took that were made on this hardware in this way.
-    Raises `SweepError` for bad arguments and `StoreError` for a damaged run.
-    """
-    specs, setting, store = _checked(specs), _checked_setting(device, dtype), store or Store()
-    jobs = _checked_jobs(jobs, setting.device)
-    found = tuple(store.load(spec.key) for spec in specs if spec.key in store)
-    missing = tuple(spec for spec in specs if spec.key not in store)
-    checkpointed = {spec.key: state[0] for spec in missing if (state := _resumable(store, spec, setting))}
-    here = (setting.device, setting.dtype, hardware(setting.device))
-    alike = [run for run in found if (run.provenance["device"], run.provenance["dtype"], run.provenance["hardware"]) == here]
-    minutes = sum(_cost(spec, checkpointed.get(spec.key, 0)) for spec in missing) / jobs / 60
-    if alike:
-        minutes *= float(np.median([run.provenance["seconds"] / estimate_seconds(run.spec) for run in alike]))
-    known = alike or setting.device == "cpu"
-    return Plan(found, missing, checkpointed, setting, jobs, minutes if known else None)
-
-
-def _resumable(store: Store, spec: RunSpec, setting: Setting) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
-    """(epoch, what is remembered of its making, the trainer's arrays) of a checkpoint made in this way, if there is one."""
-    arrays = store.load_checkpoint(spec.key)
-    if arrays is None:
-        return None
-    making = json.loads(arrays.pop("making").item())
-    if making["setting"] != vars(setting):
-        return None
-    return making["epoch"], making, arrays
 
 
 def train_missing(
@@ -218,175 +44,20 @@ def train_missing(
     `jobs`: processes, by default one per core on the CPU and one on the GPU. `dtype`: float32, bf16 (mixed precision), tf32 (GPU), float64.
     Raises `SweepStopped` on Ctrl-C or after `max_minutes`, `SweepError` for bad arguments and failed runs, `StoreError` for damaged ones.
     """
-    store, deadline = store or Store(), _deadline(max_minutes)
-    todo = plan(specs, store, device=device, dtype=dtype, jobs=jobs)
-    print(todo, flush=True)
-    if not todo.missing:
+    specs, store = distinct(specs), store or Store()
+    if all(spec.key in store for spec in specs):
+        print(f"{len(specs)} {'run' if len(specs) == 1 else 'runs'}: all found.", flush=True)
         return
-    store.require_writable()
-    failures, stopped = _train_stacks(todo, store, deadline)
-    left = [spec for spec in todo.missing if spec.key not in store]
-    if failures:
-        raise SweepError(" ".join(failures) + f" {len(todo.missing) - len(left)} of {len(todo.missing)} runs to train were stored.")
-    if left:
-        begun = sum(_resumable(store, spec, todo.setting) is not None for spec in left)
-        total = len(todo.found) + len(todo.missing)
-        raise SweepStopped(
-            f"Stopped {stopped}: {total - len(left)} of {total} runs are done, {begun} are checkpointed, {len(left) - begun} not begun; "
-            "the same command goes on from there."
-        )
 
+    from ncbook import executor
 
-@contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Within, processes start with the allocator's settings, and deaf to Ctrl-C: the parent tells them to stop."""
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    os.environ.update(WORKER_ENVIRONMENT)
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
-    try:
-        yield
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _train_stacks(todo: Plan, store: Store, deadline: float) -> tuple[list[str], str]:
-    """Trains all stacks in worker processes. Returns the failures, a sentence each, and why the rest stopped, if it did."""
-    from tqdm import tqdm
-
-    stacks = todo.stacks()
-    context = multiprocessing.get_context("spawn")
-    progress, stop = context.Queue(), context.Event()
-    reason = "when its time was over"
-    total = sum(stack.cost for stack in stacks)
-    with (
-        ProcessPoolExecutor(min(todo.jobs, len(stacks)), context, _start_worker, (progress, stop)) as pool,
-        tqdm(total=total, bar_format="{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}", mininterval=1) as bar,
-    ):
-        with _worker_environment():
-            futures = {pool.submit(_train_stack, stack, todo.setting, store, deadline): stack for stack in stacks}
-        pending: set[Future[int]] = set(futures)
-        while pending:
-            try:
-                pending = wait(pending, timeout=0.2).not_done
-                bar.update(min(_drain(progress), total - bar.n))
-                done = sum(future.result() for future in set(futures) - pending if not future.exception())
-                bar.set_postfix_str(f"{done} of {len(todo.missing)} runs", refresh=False)
-            except KeyboardInterrupt:
-                reason = "by Ctrl-C"
-                stop.set()
-                bar.write("Stopping at the end of the epoch …", file=bar.fp)
-    return [_failure(stack, error) for future, stack in futures.items() if (error := future.exception())], reason
-
-
-def _drain(progress: Any) -> float:
-    """The cost reported as done since the last call."""
-    done = 0.0
-    while True:
-        try:
-            done += progress.get_nowait()
-        except Empty:
-            return done
-
-
-def _failure(stack: Stack, error: BaseException) -> str:
-    runs = ", ".join(spec.key for spec in stack.specs)
-    if isinstance(error, BrokenProcessPool):
-        return (
-            f"The process that trained {runs} died: it may have lacked memory (use fewer jobs), or the calling script lacks "
-            "`if __name__ == '__main__':`."
-        )
-    model = stack.specs[0].model
-    return f"Training {model.name} of width {model.width} ({runs}) failed with {type(error).__name__}: {error}".rstrip(".") + "."
-
-
-_progress: Any
-_stop: Any
-
-
-def _start_worker(progress: Any, stop: Any) -> None:
-    global _progress, _stop
-    _progress, _stop = progress, stop
-    torch.set_num_threads(1)
-
-
-def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) -> int:
-    """Trains one stack to its end, or to where it is told to stop; returns how many runs it stored."""
-    specs = [spec for spec in stack.specs if spec.key not in store]
-    if not specs or _stop.is_set() or time.time() > deadline:
-        return 0
-    making = {
-        "setting": vars(setting),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": 0.0,
-    }
-    trainer = StackTrainer(specs, device=setting.device, dtype=setting.dtype)
-    began = time.perf_counter()
-    makings = [making] * len(specs)
-    if stack.epoch:
-        states = [_resumable(store, spec, setting) for spec in specs]
-        trainer.restore([arrays for _, _, arrays in states])
-        makings = [making for _, making, _ in states]
-
-    def made() -> list[dict[str, Any]]:
-        share = (time.perf_counter() - began) / len(specs)
-        return [{**making, "epoch": trainer.epoch, "seconds": making["seconds"] + share} for making in makings]
-
-    def keep() -> None:
-        for spec, making, arrays in zip(specs, made(), trainer.checkpoint(), strict=True):
-            store.save_checkpoint(spec.key, {**arrays, "making": np.array(json.dumps(making))})
-
-    kept = reported = time.monotonic()
-    unreported = 0.0
-    while not trainer.done:
-        trainer.run_epoch()
-        now = time.monotonic()
-        unreported += stack.cost / (trainer.epochs - stack.epoch)
-        if now - reported > 0.5 or trainer.done:
-            _progress.put(unreported)
-            reported, unreported = now, 0.0
-        if trainer.done:
-            break
-        if _stop.is_set() or time.time() > deadline:
-            keep()
-            return 0
-        if now - kept > CHECKPOINT_SECONDS:
-            keep()
-            kept = now
-    for spec, making, result in zip(specs, made(), trainer.results(), strict=True):
-        provenance = _provenance(spec, making, setting, len(specs), result["parameters"])
-        store.save(Run(spec, provenance, result["epochs"], result["metrics"], result["states"]))
-        store.drop_checkpoint(spec.key)
-    return len(specs)
-
-
-def _provenance(spec: RunSpec, making: dict[str, Any], setting: Setting, members: int, parameters: int) -> dict[str, Any]:
-    points = data.load(spec.data)
-    return {
-        "device": setting.device,
-        "hardware": hardware(setting.device),
-        "dtype": setting.dtype,
-        "threads": torch.get_num_threads(),
-        "stack_members": members,
-        "started": making["started"],
-        "seconds": round(making["seconds"], 3),
-        "versions": {"ncbook": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
-        "parameters": parameters,
-        "data": points.source,
-        "scale": f"{spec.epochs:,} epochs, {len(points.x_train):,} training points",
-    }
+    executor.train(executor.plan(specs, store, device=device, dtype=dtype, jobs=jobs), store, max_minutes)
 
 
 def load_runs(specs: Iterable[RunSpec], store: Store | None = None) -> list[Run]:
     """The runs of the specs, in their order, without repetitions. Raises `StoreError` where one is missing or damaged."""
     store = store or Store()
-    return [store.load(spec.key) for spec in _checked(specs)]
+    return [store.load(spec.key) for spec in distinct(specs)]
 
 
 def sweep(
@@ -404,7 +75,7 @@ def sweep(
     Columns: key, model, width, feature_dim, parameters, optimizer, lr, weight_decay, seed, label_noise, noise_seed, epochs, epoch, and the
     metrics. What the store lacks is trained first, as `train_missing` does and with its arguments and errors; `train=False` leaves it out.
     """
-    specs, store = _checked(specs), store or Store()
+    specs, store = distinct(specs), store or Store()
     if train:
         train_missing(specs, device=device, dtype=dtype, jobs=jobs, max_minutes=max_minutes, store=store)
     return table(load_runs([spec for spec in specs if spec.key in store], store))

@@ -111,7 +111,7 @@ def test_p_wins_over_y_and_y_takes_several(tiny, store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keep_runs(store, chapter_specs(tiny, {"widths": [6]}))
     out, _ = ncbook_run("run", "tiny", "-y", "{widths: [8]}", "-p", "widths", "[6]")
-    assert "1 runs: all found." in out
+    assert "1 run: all found." in out
     (written,) = tmp_path.glob("ncbook-runs/tiny-*/tiny.ipynb")
     assert f"The executed notebook is {written.relative_to(tmp_path)}." in out
     assert nbformat.read(written, as_version=4).cells[-1].outputs[0].text == "6\n"

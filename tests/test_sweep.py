@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from ncbook import sweep as module
+from ncbook import executor
 from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
 from ncbook.store import Store, StoreError
-from ncbook.sweep import Setting, Stack, SweepError, SweepStopped, load_runs, plan, provenance_table, sweep, train_missing
+from ncbook.executor import Setting, Stack, plan
+from ncbook.sweep import SweepError, SweepStopped, load_runs, provenance_table, sweep, train_missing
 from ncbook.train import estimate_seconds, stack_size
 
 COLUMNS = "key model width feature_dim parameters optimizer lr weight_decay seed label_noise noise_seed epochs epoch".split()
@@ -53,7 +54,7 @@ def no_training(monkeypatch):
     def train(*arguments):
         raise AssertionError("nothing was to be trained")
 
-    monkeypatch.setattr(module, "_train_stacks", train)
+    monkeypatch.setattr(executor, "_train_stacks", train)
 
 
 class StopAfter:
@@ -71,7 +72,7 @@ class StopAfter:
 def in_threads(monkeypatch):
     """Workers that are threads of this process: they need not load PyTorch and the data again. `trained` has real ones."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(module, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(executor, "ProcessPoolExecutor", ThreadPoolExecutor)
     yield
     torch.set_num_threads(threads)
 
@@ -82,10 +83,10 @@ def work_here(monkeypatch):
     threads = torch.get_num_threads()
 
     def work(stack, store, stop_after):
-        monkeypatch.setattr(module, "_progress", module.multiprocessing.Queue(), raising=False)
-        monkeypatch.setattr(module, "_stop", StopAfter(stop_after), raising=False)
+        monkeypatch.setattr(executor, "_progress", executor.multiprocessing.Queue(), raising=False)
+        monkeypatch.setattr(executor, "_stop", StopAfter(stop_after), raising=False)
         torch.set_num_threads(1)
-        return module._train_stack(stack, Setting("cpu", "float32"), store, math.inf)
+        return executor._train_stack(stack, Setting("cpu", "float32"), store, math.inf)
 
     yield work
     torch.set_num_threads(threads)
@@ -209,14 +210,14 @@ def test_checkpoint_made_in_another_precision_is_not_continued(empty, work_here)
 
 def test_ctrl_c_keeps_the_work(empty, monkeypatch, capfd, in_threads):
     specs = [spec(seed, epochs=5000) for seed in range(2)]
-    drain = module._drain
+    drain = executor._drain
 
     def interrupted_when_under_way(progress):
         if drain(progress) > 0:
             raise KeyboardInterrupt
         return 0.0
 
-    monkeypatch.setattr(module, "_drain", interrupted_when_under_way)
+    monkeypatch.setattr(executor, "_drain", interrupted_when_under_way)
     with pytest.raises(SweepStopped) as stop:
         sweep(specs, store=empty, device="cpu", jobs=1)
     assert str(stop.value) == (
@@ -242,8 +243,8 @@ def test_sweep_out_of_time_says_how_far_it_came(trained, tmp_path, in_threads):
 
 def test_worker_out_of_time_keeps_a_checkpoint(empty, work_here, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(module.time, "time", lambda: next(clock))
-    monkeypatch.setattr(module.math, "inf", 1.5)
+    monkeypatch.setattr(executor.time, "time", lambda: next(clock))
+    monkeypatch.setattr(executor.math, "inf", 1.5)
     assert work_here(Stack((PLAIN,), 0), empty, 1000) == 0
     monkeypatch.undo()
     assert plan([PLAIN], empty, device="cpu").checkpointed == {PLAIN.key: 2}
@@ -328,7 +329,7 @@ def test_estimate_learns_from_the_runs_found(trained, tmp_path):
 def test_environment_of_workers_is_theirs_alone(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)
-    with module._worker_environment():
+    with executor.worker_environment():
         assert os.environ["OMP_NUM_THREADS"] == "1"
         assert os.environ["MALLOC_TOP_PAD_"] == "268435456"
     assert os.environ["OMP_NUM_THREADS"] == "7"

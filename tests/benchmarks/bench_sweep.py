@@ -14,6 +14,7 @@ import platform
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
@@ -24,9 +25,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from ncbook import data
+from ncbook.executor import hardware, plan, worker_environment
 from ncbook.experiments import exp1_specs
 from ncbook.store import Store
-from ncbook.sweep import _checked_setting, _worker_environment, hardware, plan
 from ncbook.train import StackTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -97,10 +98,11 @@ def main() -> None:
     specs = exp1_specs(WIDTHS, ["resnet1d", "cnn1d"], ["sgd", "adam"], EPOCHS, list(range(options.seeds)), 0.2, 0)
     singles = [spec for spec in specs if spec.seed == 0]
     cores = multiprocessing.cpu_count()
-    loads = shares(plan(specs, Store(own="/nonexistent", published="/nonexistent"), device=_checked_setting("cpu", "float32").device).stacks(), cores)
+    with tempfile.TemporaryDirectory() as empty:
+        loads = shares(plan(specs, Store(own=empty, published=empty), device="cpu").stacks(), cores)
     context = multiprocessing.get_context("spawn")
     workers = [ProcessPoolExecutor(1, context) for _ in loads]
-    with _worker_environment():
+    with worker_environment():
         for future in [worker.submit(build, load) for worker, load in zip(workers, loads)]:
             future.result()
 
