@@ -4,7 +4,7 @@ A figure is at most six inches wide with large type, so that it can be read at t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib as mpl
 import pandas as pd
@@ -35,7 +35,8 @@ STYLE = {
 }
 _WIDTH, _PANEL_HEIGHT, _FRAME_HEIGHT = 6.0, 2.1, 1.7  # inches
 _OTHER = "#009E73"
-_SOLID_FIRST = ("-", (0, (4, 2)), ":")
+_SOLID_FIRST = ("-", (0, (4, 2)), ":", "-.", (0, (6, 1, 1, 1)))
+_CYCLE = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "0.2")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Panel:
     series: dict[str, str]
     log: bool = False
     """A logarithmic axis, where all means are positive."""
+    where: dict[str, object] = field(default_factory=dict)
+    """Columns of the table and the values that its rows must have to be drawn here."""
 
 
 def notebook_figures() -> None:
@@ -145,6 +148,74 @@ def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.Dat
             _y_axis(grid[row][0], panel.log and bool((means[means["metric"].isin(panel.series)]["mean"] > 0).all()))
         _legend(figure, optimizers, labels, report if drawn_points else None)
     return figure
+
+
+def curves(
+    means: pd.DataFrame,
+    panels: Sequence[Panel],
+    x: str,
+    x_label: str,
+    *,
+    hue: str | None = None,
+    log_x: bool = False,
+    mark: tuple[float, str] | None = None,
+    points: pd.DataFrame | None = None,
+    report: str = "report",
+) -> Figure:
+    """Metrics over the column `x`: a row for each panel, a colour for each value of the column `hue`, or for each series without one.
+
+    means: from `analysis.seed_means`; lines are means over seeds, bands their 95 % intervals where there is more than one seed.
+    mark: a place on the axis of x, drawn as a dashed line, and what it is.
+    points: from `analysis.report_points`; drawn as hollow markers without a line, called `report` in the legend.
+    """
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.series.values()))
+    hues = [None] if hue is None else sorted(means[hue].unique())
+    marker = "o" if means[x].nunique() <= 20 else None
+    drawn_points = False
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, panel in zip(axes, panels):
+            rows = means[means["metric"].isin(panel.series) & _has(means, panel.where)]
+            lowest = rows["mean"].min()
+            for metric, label in panel.series.items():
+                for value in hues:
+                    here = {"metric": metric, **panel.where} | ({} if hue is None else {hue: value})
+                    color = _CYCLE[(labels.index(label) if hue is None else hues.index(value)) % len(_CYCLE)]
+                    curve = rows[_has(rows, here)].sort_values(x).astype({x: float})
+                    ax.plot(curve[x], curve["mean"], color=color, ls=_SOLID_FIRST[labels.index(label)], marker=marker)
+                    ax.fill_between(curve[x], curve["low"], curve["high"], color=color, alpha=0.18, lw=0)
+                    if points is not None:
+                        theirs = points[_has(points, here)]
+                        drawn_points |= not theirs.empty
+                        lowest = min(lowest, theirs["value"].min()) if len(theirs) else lowest
+                        ax.plot(theirs[x], theirs["value"], "o", mfc="none", mec=color if hue else "0.2", ms=7)
+            if mark:
+                ax.axvline(mark[0], color="0.4", ls=(0, (4, 2)), lw=1.2)
+            ax.set_ylabel(panel.label)
+            if log := panel.log and bool((rows["mean"] > 0).all()):
+                ax.set_ylim(bottom=0.8 * lowest)  # cuts bands that reach towards 0
+            _y_axis(ax, log)
+        if log_x:
+            axes[-1].set_xscale("log")
+        axes[-1].xaxis.set_major_formatter(FuncFormatter(_comma))
+        axes[-1].set_xlabel(x_label)
+        handles = [Line2D([], [], color=_CYCLE[i % len(_CYCLE)], marker=marker, label=f"$W$ = {value}") for i, value in enumerate(hues) if hue]
+        if hue is None or len(labels) > 1:
+            colors = ["0.3"] * len(labels) if hue else _CYCLE
+            handles += [Line2D([], [], color=c, ls=s, label=label) for c, s, label in zip(colors, _SOLID_FIRST, labels) if label]
+        if mark:
+            handles.append(Line2D([], [], color="0.4", ls=(0, (4, 2)), lw=1.2, label=mark[1]))
+        if drawn_points:
+            handles.append(Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label=report))
+        columns = 80 // (8 + max(len(handle.get_label()) for handle in handles))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), handlelength=2.4)
+    return figure
+
+
+def _has(table: pd.DataFrame, values: dict[str, object]) -> pd.Series:
+    """Which rows of the table have all these values."""
+    return (table[list(values)] == pd.Series(values)).all(axis=1)
 
 
 def correlation_rows(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
