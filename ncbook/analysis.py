@@ -3,9 +3,10 @@
 A *curve* is one model under one optimiser, seen over its widths; a *point* of it is one width.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from scipy import stats
 CURVE = ["model", "optimizer"]
 POINT = [*CURVE, "width", "parameters"]
 
-REPORT_EPOCHS = {"exp1": 3000, "exp2": 15000, "exp3": 3000, "exp4": 2000}
-"""How long the report trained, by experiment."""
+REPORT_EPOCHS = {"exp1": 3000, "exp2": 15000, "exp3": 3000, "exp4": 2000, "layers": 3000}
+"""How long the report trained, by experiment; "layers" looks into the networks of "exp1"."""
 REPORT_SEEDS = 1
 REPORT_LABEL_NOISE = 0.2
 REPORT_METRICS = {"nc1": "nc1_trace_ratio_noisy", "nc2": "nc2_gram_noisy", "nc3": "nc3_uncentred_noisy", "nc4": "nc4_noisy"}
@@ -195,6 +196,33 @@ def report_points(experiment: str) -> pd.DataFrame:
     if experiment == "exp3":
         points = points.melt("feature_dim", var_name="metric").assign(model="resnet1d", optimizer="sgd", width=64)
     return points.replace({"metric": REPORT_METRICS})
+
+
+def report_cka() -> dict[str, Any]:
+    """The report's CKA as its file has it: the parts cross_width, drift and cross_seed."""
+    return json.loads((_REFERENCE / "report_exp4.json").read_text())
+
+
+def report_drift() -> pd.DataFrame:
+    """The report's drift as points to draw: metric (the layer), epoch, value, and, as in `drift_means`, kind and since."""
+    drift = report_cka()["drift"]
+    points = pd.DataFrame({"epoch": drift["epochs"], **{layer: drift[layer] for layer in ("L0", "L1", "L2")}})
+    return points.melt("epoch", var_name="metric").assign(kind="biased", since="first")
+
+
+def report_configurations(experiment: str) -> pd.DataFrame:
+    """The networks that the report trained for an experiment, one row each: model, optimizer, width, and feature_dim in "exp3".
+
+    None for "layers": the report has no such measurements.
+    """
+    if experiment == "layers":
+        return pd.DataFrame(columns=[*CURVE, "width"])
+    if experiment == "exp4":
+        cka = report_cka()
+        widths = [cka["cross_width"]["small"], cka["cross_width"]["large"], cka["drift"]["width"]]
+        return pd.DataFrame({"model": "resnet1d", "optimizer": "adam", "width": widths})
+    points = report_points(experiment)
+    return points[[column for column in (*CURVE, "width", "feature_dim") if column in points]].drop_duplicates()
 
 
 def beside_report(means: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,9 @@ def _exact(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with at most one decimal."""
+    """A share as a percentage with at most one decimal; `n.d.` if it is not finite."""
+    if not math.isfinite(share):
+        return MISSING
     return number(100 * share, 0 if math.isclose(100 * share, round(100 * share)) else 1) + " %"
 
 
@@ -103,17 +105,16 @@ def tally(values: Sequence[Estimate]) -> str:
 
 
 def departures(last: pd.DataFrame, experiment: str) -> list[str]:
-    """In what the runs are less than, or other than, the report's own; empty if in nothing."""
+    """In what the runs are less than, or other than, the report's own; empty if in nothing. Some that go on for longer are no departure."""
     found = []
     epochs, report_epochs = sorted(set(last["epochs"])), analysis.REPORT_EPOCHS[experiment]
-    if epochs != [report_epochs]:
+    if epochs[0] != report_epochs:
         found.append(f"{listing(number(e, 0) for e in epochs)} epoche invece delle {number(report_epochs, 0)} del report")
     noise = sorted(set(last["label_noise"]))
     if noise != [analysis.REPORT_LABEL_NOISE]:
         found.append(f"rumore sulle etichette {listing(map(percent, noise))} invece del {percent(analysis.REPORT_LABEL_NOISE)}")
-    points = analysis.report_points(experiment)
-    configuration = [column for column in (*analysis.CURVE, "width", "feature_dim") if column in points]
-    theirs, ours = ({*table[configuration].itertuples(index=False, name=None)} for table in (points, last))
+    report = analysis.report_configurations(experiment)
+    theirs, ours = ({*table[report.columns].itertuples(index=False, name=None)} for table in (report, last))
     if absent := len(theirs - ours):
         found.append(f"{absent} delle {len(theirs)} configurazioni del report non eseguite")
     return found
@@ -170,7 +171,7 @@ def limit_texts(last: pd.DataFrame, experiment: str) -> dict[str, str]:
     }
 
 
-def table(name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markdown:
+def numbered_table(name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markdown:
     """A numbered table whose rows follow the runs; its cell needs the metadata `mystnb: {markdown_format: myst}`."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
     return Markdown("\n".join([f":::{{table}} {caption}", f":name: {name}", "", *lines, ":::"]))
