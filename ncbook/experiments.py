@@ -110,6 +110,7 @@ def exp4_specs(
     `drift_seeds` go on to `drift_epochs`, passing through the same weights at `epochs`.
     """
     seeds, data = _seeds_and_data(seeds, label_noise, noise_seed)
+    drift_seeds = _distinct("drift_seeds", drift_seeds)
     if strangers := sorted(set(drift_seeds) - set(seeds)):
         raise SpecError(f"drift_seeds={drift_seeds} has {strangers[0]}, which is not among seeds={seeds}: add it there or leave it out.")
     if drift_epochs < epochs:

@@ -189,7 +189,7 @@ def curves(
                         theirs = points[_has(points, here)]
                         drawn_points |= not theirs.empty
                         lowest = min(lowest, theirs["value"].min()) if len(theirs) else lowest
-                        ax.plot(theirs[x], theirs["value"], "o", mfc="none", mec=color if hue else "0.2", ms=7)
+                        ax.plot(theirs[x], theirs["value"], "o", mfc="none", mec=color if hue or len(labels) > 1 else "0.2", ms=7)
             if mark:
                 ax.axvline(mark[0], color="0.4", ls=(0, (4, 2)), lw=1.2)
             ax.set_ylabel(panel.label)
