@@ -1,9 +1,12 @@
-"""What the book's pages need and Sphinx lacks: a language per page, and the measured numbers of `bench.json`; and what they do not need.
+"""What the book's pages need and Sphinx lacks: a language per page, verdicts, the measured numbers of `bench.json`; and what they do not need.
 
-A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers. The page on performance
-reads `{{ bench_table }}` and its like, which are made here from what the benchmark saved.
+A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers. Where a page says
+{verdetto}`R01` there stands the verdict on that claim, linked to its row. The page on performance reads `{{ bench_table }}` and its
+like, which are made here from what the benchmark saved.
 """
 
+import ast
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,11 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.util.docutils import SphinxRole
 
 BENCH = Path(__file__).with_name("bench.json")
+VERDICTS = "executed/verdetti"
+"""The page that derives the verdicts and has a row for each claim."""
 
 
 def mark_language(app: Sphinx, doctree: nodes.document) -> None:
@@ -21,6 +27,29 @@ def mark_language(app: Sphinx, doctree: nodes.document) -> None:
     for section in doctree.children:
         if language and isinstance(section, nodes.section):
             section["classes"].append(f"language-{language}")
+
+
+@functools.cache
+def glued_texts(notebook: Path) -> dict[str, str]:
+    """Name -> text of everything glued in an executed notebook."""
+    kind = "application/papermill.record/text/plain"
+    outputs = [output for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", ())]
+    records = [output for output in outputs if kind in output.get("data", {})]
+    return {record["metadata"]["scrapbook"]["name"]: ast.literal_eval("".join(record["data"][kind])) for record in records}
+
+
+class Verdict(SphinxRole):
+    """The verdict on the claim whose id is the role's text, as a link to the claim's row."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        texts = glued_texts(Path(self.env.srcdir, f"{VERDICTS}.ipynb"))
+        if f"verdict_{self.text}" not in texts:
+            message = self.inliner.reporter.error(f"There is no verdict on {self.text!r} in {VERDICTS}.ipynb.", line=self.lineno)
+            return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
+        label = f"{self.text}: {texts[f'word_{self.text}']}"
+        classes = ["verdict", "verdict-" + texts[f"verdict_{self.text}"].replace(" ", "-")]
+        address = f"{self.env.app.builder.get_relative_uri(self.env.docname, VERDICTS)}#verdict-{self.text}"
+        return [nodes.reference("", "", nodes.inline(label, label), refuri=address, internal=True, classes=classes)], []
 
 
 def bench_texts(bench: dict[str, Any]) -> dict[str, str]:
@@ -48,6 +77,7 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_role("verdetto", Verdict())
     app.connect("config-inited", add_bench, priority=100)
     app.connect("doctree-read", mark_language)
     app.connect("html-page-context", drop_thebe, priority=900)

@@ -40,6 +40,7 @@ def main() -> None:
     ncbook run exp1                       the chapter as published; trains nothing
     ncbook run exp1 -p widths "[4, 8]" -p epochs 5 --out try
                                           the chapter with your parameters; trains what is missing
+    ncbook claims                         what the documents claim, and what the runs say to it
     ncbook build                          the whole book as HTML
 
     A network, once trained, is kept and never trained again: the published runs come with the book, yours lie in a folder of
@@ -135,6 +136,26 @@ def sweep(chapter: Chapter, given: dict[str, Any], max_minutes: float | None, de
 
     train_missing(specs, device=device, dtype=dtype, jobs=jobs, max_minutes=max_minutes)
     click.echo(f"All runs are there: `ncbook run {chapter.name}` with the same parameters trains nothing.")
+
+
+@main.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--language", type=click.Choice(["en", "it"]), default="en", show_default=True)
+def claims(ids: tuple[str, ...], language: str) -> None:
+    """Judge the documents' claims by the runs.
+
+    The claims with these IDs, or all of them: what each reports, what was measured, at which scale, the verdict, and after the arrow its
+    reason. Nothing is trained. The criteria are in book/claims.yml.
+
+    \b
+    ncbook claims R01 R08
+    """
+    import shutil
+
+    from ncbook.claims import chosen, evaluate
+    from ncbook.verdicts import text_table
+
+    click.echo(text_table(evaluate(chosen(ids)), language, width=min(shutil.get_terminal_size((140, 24)).columns, 180)))
 
 
 @main.command()

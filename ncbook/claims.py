@@ -1,0 +1,297 @@
+"""The claims of the documents: read from the ledger, measured on the runs in the store, judged by criteria fixed in the ledger.
+
+A verdict is derived here and written nowhere. Each claim makes one or more checks; a check is a measurement (a function of `measures`)
+of one or more cases and a range in which every case has to lie. An interval inside the range holds, one outside fails, one across its
+border decides nothing.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ncbook.analysis import Estimate
+from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs
+from ncbook.measures import MEASURES, Evidence
+from ncbook.spec import RunSpec
+from ncbook.store import Store
+
+LEDGER = ROOT / "book" / "claims.yml"
+LANGUAGES = ("it", "en")
+REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE, NOT_YET = VERDICTS = (
+    "reproduced",
+    "partly reproduced",
+    "not reproduced",
+    "not testable",
+    "not yet at this scale",
+)
+HELD, FAILED, UNDECIDED = OUTCOMES = ("held", "failed", "undecided")
+SELECTABLE = ("model", "optimizer", "width", "feature_dim", "epochs", "seed")
+"""By what a claim can restrict the runs of its chapter."""
+
+
+class ClaimError(ValueError):
+    """A ledger that cannot be judged by, or a claim that is not in it; the message names the claim, the reason and the way out."""
+
+
+class Range(NamedTuple):
+    """A criterion: where a value has to lie, strictly between `low` and `high`."""
+
+    low: float
+    high: float
+
+    def outcome(self, value: Estimate) -> str:
+        """What the value's interval says: "held", "failed", or "undecided" if it reaches across a border or there is none."""
+        if not (math.isfinite(value.low) and math.isfinite(value.high)):
+            return UNDECIDED
+        if self.low < value.low and value.high < self.high:
+            return HELD
+        return FAILED if value.high <= self.low or value.low >= self.high else UNDECIDED
+
+
+@functools.lru_cache
+def _defaults(chapter: Chapter) -> list[RunSpec]:
+    return chapter_specs(chapter, {})
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a claim promises."""
+
+    says: Mapping[str, str]
+    """What is measured, in each language."""
+    measure: str
+    arguments: Mapping[str, Any]
+    criterion: Range
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The runs that a claim is judged by: those of a chapter's defaults, restricted to some values of `SELECTABLE`."""
+
+    chapter: str
+    only: Mapping[str, list]
+
+    def specs(self) -> list[RunSpec]:
+        return [spec for spec in _defaults(CHAPTERS[self.chapter]) if self._chosen(spec)]
+
+    def _chosen(self, spec: RunSpec) -> bool:
+        values = {"model": spec.model.name, "optimizer": spec.optimizer.name, "width": spec.model.width}
+        values |= {"feature_dim": spec.model.feature_dim, "epochs": spec.epochs, "seed": spec.seed}
+        return all(values[name] in allowed for name, allowed in self.only.items())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The least at which a claim is judged: so many epochs, of so many seeds of every configuration."""
+
+    epochs: int
+    seeds: int
+    epochs_parameter: str = "epochs"
+    """The parameter of the chapter that sets the epochs of these runs."""
+    seeds_parameter: str = "seeds"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a document says, and what would show it right or wrong."""
+
+    id: str
+    document: str
+    place: Mapping[str, str]
+    statement: Mapping[str, str]
+    reported: Mapping[str, str]
+    why: Mapping[str, str]
+    """Why the criteria are what they are; for a claim that cannot be tested, why not."""
+    checks: tuple[Check, ...]
+    """None: not testable here."""
+    reads: Reads | None
+    """None: the checks need no runs, and no scale."""
+    scale: Scale | None
+
+
+class Case(NamedTuple):
+    """One value of a check and what it says."""
+
+    name: str
+    value: Estimate
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs that there are for a claim: how many of those it reads are missing, and the least scale of the others."""
+
+    missing: int
+    total: int
+    epochs: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim, measured and judged. `cases`: those of each of the claim's checks, empty where there are no runs; `found`: None if it reads none."""
+
+    claim: Claim
+    cases: tuple[tuple[Case, ...], ...]
+    found: Found | None
+    verdict: str
+
+    def counts(self) -> dict[str, int]:
+        """How many cases held, failed and are undecided."""
+        outcomes = [case.outcome for cases in self.cases for case in cases]
+        return {outcome: outcomes.count(outcome) for outcome in OUTCOMES}
+
+
+def judge(outcomes: Iterable[str]) -> str:
+    """The verdict on the outcomes of all cases, at sufficient scale.
+
+    Reproduced if all held; partly if some did; not reproduced if none did and one failed. Where no interval decides anything, more seeds
+    are needed: not yet at this scale.
+    """
+    outcomes = list(outcomes)
+    if HELD in outcomes:
+        return REPRODUCED if set(outcomes) == {HELD} else PARTLY
+    return NOT_REPRODUCED if FAILED in outcomes else NOT_YET
+
+
+def reaches(found: Found, scale: Scale) -> bool:
+    """Whether the runs suffice for a verdict."""
+    return not found.missing and found.epochs >= scale.epochs and found.seeds >= scale.seeds
+
+
+def _found(specs: list[RunSpec], evidence: Evidence, scale: Scale) -> Found:
+    """A configuration's seeds are those trained long enough; where none is, those that there are."""
+    groups: dict[tuple, list[RunSpec]] = {}
+    for run in evidence.runs:
+        groups.setdefault((run.spec.model, run.spec.optimizer, run.spec.data), []).append(run.spec)
+    epochs = min((max(spec.epochs for spec in group) for group in groups.values()), default=0)
+    least = min(epochs, scale.epochs)
+    seeds = min((len({spec.seed for spec in group if spec.epochs >= least}) for group in groups.values()), default=0)
+    return Found(len(specs) - len(evidence.runs), len(specs), epochs, seeds)
+
+
+def evaluate(claims: Iterable[Claim], store: Store | None = None) -> list[Result]:
+    """Each claim's verdict from the runs in the store; nothing is trained. Raises `StoreError` where a run is damaged."""
+    store = store or Store()
+    shared: dict[frozenset[str], Evidence] = {}
+    results = []
+    for claim in claims:
+        specs = claim.reads.specs() if claim.reads else []
+        present = {spec.key: spec for spec in specs if spec.key in store}
+        if (keys := frozenset(present)) not in shared:
+            shared[keys] = Evidence([store.load(key) for key in present])
+        evidence = shared[keys]
+        measurable = evidence.runs or not claim.reads
+        cases = tuple(_cases(check, evidence) if measurable else () for check in claim.checks)
+        found = _found(specs, evidence, claim.scale) if claim.reads and claim.scale else None
+        if not claim.checks:
+            verdict = NOT_TESTABLE
+        elif found and claim.scale and not reaches(found, claim.scale):
+            verdict = NOT_YET
+        else:
+            verdict = judge(case.outcome for check in cases for case in check)
+        results.append(Result(claim, cases, found, verdict))
+    return results
+
+
+def _cases(check: Check, evidence: Evidence) -> tuple[Case, ...]:
+    values = MEASURES[check.measure].function(evidence, **check.arguments)
+    return tuple(Case(name, value, check.criterion.outcome(value)) for name, value in values.items())
+
+
+def ledger_specs(claims: list[str]) -> list[RunSpec]:
+    """The runs that the claims with these ids read (an empty list: all claims). Raises `ClaimError` for an unknown id."""
+    read = [spec for claim in chosen(claims) if claim.reads for spec in claim.reads.specs()]
+    return list({spec.key: spec for spec in read}.values())
+
+
+def chosen(ids: Iterable[str], path: Path = LEDGER) -> list[Claim]:
+    """The claims with these ids, in the ledger's order; all if there are none. Raises `ClaimError` for an unknown id."""
+    claims, ids = load(path), list(ids)
+    if unknown := sorted(set(ids) - {claim.id for claim in claims}):
+        raise ClaimError(f"There is no claim {unknown[0]!r}: the ledger has {claims[0].id} to {claims[-1].id}.")
+    return [claim for claim in claims if not ids or claim.id in ids]
+
+
+def load(path: Path = LEDGER) -> list[Claim]:
+    """The ledger's claims, checked. Raises `ClaimError` for what is missing, unknown, doubled, or could not come out otherwise."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(entries, list):
+        raise ClaimError(f"{path.name} is not a list of claims.")
+    claims = [_claim(entry) for entry in entries]
+    ids = [claim.id for claim in claims]
+    if repeated := sorted({id for id in ids if ids.count(id) > 1}):
+        raise ClaimError(f"{repeated[0]} stands twice in {path.name}: give each claim an id of its own.")
+    return claims
+
+
+def _fields(entry: Any, where: str, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Any]:
+    required, optional = list(required), list(optional)
+    if not isinstance(entry, dict):
+        raise ClaimError(f"{where}: {entry!r} is not a mapping with the fields {', '.join(required + optional)}.")
+    if unknown := [name for name in entry if name not in required + optional]:
+        raise ClaimError(f"{where} has an unknown field {unknown[0]!r}: the fields are {', '.join(required + optional)}.")
+    if missing := [name for name in required if entry.get(name) in (None, "", [], {})]:
+        raise ClaimError(f"{where} lacks {missing[0]}.")
+    return entry
+
+
+def _texts(entry: Any, where: str) -> dict[str, str]:
+    return _fields(entry, where, LANGUAGES)
+
+
+def _claim(entry: Any) -> Claim:
+    where = entry.get("id", "A claim without id") if isinstance(entry, dict) else "A claim"
+    texts = ("place", "statement", "reported", "why")
+    _fields(entry, where, ("id", "document", *texts), ("checks", "reads", "scale"))
+    if ("reads" in entry) != ("scale" in entry):
+        raise ClaimError(f"{where}: reads and scale go together; a claim that reads runs says at which scale it is judged.")
+    reads = scale = None
+    if "reads" in entry:
+        only = dict(_fields(entry["reads"], f"{where}, reads", ["chapter"], SELECTABLE))
+        if (chapter := only.pop("chapter")) not in CHAPTERS:
+            raise ClaimError(f"{where} reads chapter {chapter!r}, which does not exist: choose one of {', '.join(CHAPTERS)}.")
+        reads = Reads(chapter, only)
+        scale = Scale(**_fields(entry["scale"], f"{where}, scale", ("epochs", "seeds"), ("epochs_parameter", "seeds_parameter")))
+    checks = tuple(_check(check, f"{where}, check {i}") for i, check in enumerate(entry.get("checks", []), 1))
+    return Claim(
+        entry["id"], entry["document"], **{name: _texts(entry[name], f"{where}, {name}") for name in texts}, checks=checks, reads=reads, scale=scale
+    )
+
+
+def _check(entry: Any, where: str) -> Check:
+    _fields(entry, where, ("says", "measure"), ("arguments", "above", "below", "between"))
+    if (name := entry["measure"]) not in MEASURES:
+        raise ClaimError(f"{where}: there is no measure {name!r}; the measures are {', '.join(sorted(MEASURES))}.")
+    measure, arguments = MEASURES[name], entry.get("arguments", {})
+    try:
+        inspect.signature(measure.function).bind(None, **arguments)
+    except TypeError as error:
+        raise ClaimError(f"{where}: {name} does not take these arguments ({error}).") from None
+    criterion = _criterion(entry, where)
+    if criterion.low < measure.low and measure.high < criterion.high:
+        raise ClaimError(f"{where} cannot fail: {name} always lies in [{measure.low:g}, {measure.high:g}].")
+    if criterion.high <= measure.low or criterion.low >= measure.high:
+        raise ClaimError(f"{where} cannot hold: {name} always lies in [{measure.low:g}, {measure.high:g}].")
+    return Check(_texts(entry["says"], f"{where}, says"), name, arguments, criterion)
+
+
+def _criterion(entry: Mapping[str, Any], where: str) -> Range:
+    given = [kind for kind in ("above", "below", "between") if kind in entry]
+    if len(given) != 1:
+        raise ClaimError(f"{where} has {len(given)} criteria: give one of above, below, between.")
+    value = entry[given[0]]
+    ends = value if isinstance(value, list) else [value]
+    if any(isinstance(end, bool) or not isinstance(end, (int, float)) or not math.isfinite(end) for end in ends):
+        raise ClaimError(f"{where}: {given[0]}: {value!r} is not a finite number.")
+    if given[0] == "between":
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            raise ClaimError(f"{where}: between: {value!r} is not a pair of numbers, the lesser first.")
+        return Range(*ends)
+    return Range(value, math.inf) if given[0] == "above" else Range(-math.inf, value)

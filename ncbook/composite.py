@@ -1,0 +1,203 @@
+"""The report's figure of eleven panels, drawn again from the runs beside the report's own values.
+
+Its panels keep the report's order, row by row, but stand two abreast, so that they can be read on a telephone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from ncbook import analysis, metrics
+from ncbook.analysis import Estimate, estimate
+from ncbook.measures import Evidence
+from ncbook.pages import listing, number, seeds_text
+from ncbook.plots import NAMES, STYLE, _comma, _y_axis
+from ncbook.representations import cka_matrix, pair_estimate
+
+LAYERS = ("L0", "L1", "L2")
+"""The layers compared; the report's L3 is L2 again."""
+_COLORS = {
+    ("resnet1d", "sgd"): "#0072B2",
+    ("resnet1d", "adam"): "#D55E00",
+    ("cnn1d", "sgd"): "#56B4E9",
+    ("cnn1d", "adam"): "#CC79A7",
+}
+_WIDTH_COLORS = {12: "#E69F00", 16: "#CC79A7", 64: "#0072B2"}
+_LAYER_COLORS = dict(zip(LAYERS, ("#0072B2", "#009E73", "#D55E00")))
+_OVER_PARAMETERS = {
+    "errore di test": "test_error",
+    "NC1": "nc1_trace_ratio_noisy",
+    "NC2": "nc2_gram_noisy",
+    "NC3": "nc3_uncentred_noisy",
+    "NC4": "nc4_noisy",
+}
+
+
+def cross_width(evidence: Evidence) -> np.ndarray:
+    """Mean CKA over all pairs of seeds of the smallest network's layers with the largest one's, `[small, large]`."""
+    epoch, widths = evidence.epoch, sorted({run.spec.model.width for run in evidence.runs})
+    small, large = ([evidence.seen(run, epoch) for run in evidence.of_width(width)] for width in (widths[0], widths[-1]))
+    return np.array([[cka_matrix([x[a] for x in small], [y[b] for y in large]).mean() for b in LAYERS] for a in LAYERS])
+
+
+def drift(evidence: Evidence) -> pd.DataFrame:
+    """CKA with the first kept epoch of the networks kept at several epochs. Columns: metric (the layer), epoch, mean, low, high, n."""
+    followed = [run for run in evidence.runs if len(run.states) > 1]
+    kept = sorted({epoch for run in followed for epoch in run.states})
+    rows = []
+    for layer in LAYERS:
+        for epoch in kept:
+            those = [run for run in followed if epoch in run.states]
+            seen = [(evidence.seen(run, min(run.states))[layer], evidence.seen(run, epoch)[layer]) for run in those]
+            rows.append({"metric": layer, "epoch": epoch, **estimate([float(metrics.linear_cka(*pair)) for pair in seen])._asdict()})
+    return pd.DataFrame(rows)
+
+
+def cross_seed(evidence: Evidence) -> dict[str, Estimate]:
+    """CKA between seeds of the networks kept at several epochs, layer by layer."""
+    seen = [evidence.seen(run, evidence.epoch) for run in evidence.runs if len(run.states) > 1]
+    return {layer: pair_estimate(cka_matrix([one[layer] for one in seen])) for layer in LAYERS}
+
+
+def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
+    """The eleven panels; evidence: "exp1" ... "exp4" -> its runs, panels of a missing one stay empty. `report`: its name in the legend.
+
+    Lines and filled markers are means over seeds, bands and bars their 95 % intervals where there are several; hollow markers, and the
+    numbers in brackets, are the report's.
+    """
+    with mpl.rc_context(STYLE | {"font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9.5, "lines.markersize": 4, "lines.linewidth": 1.5}):
+        drawn = Figure(figsize=(6.0, 14.5), layout="constrained")
+        axes = list(drawn.subplots(6, 2).flat)
+        draw: Sequence[tuple[str, str, Callable[[Axes, Evidence], None]]] = [
+            *((f"{title}", "exp1", _over_parameters(title, metric)) for title, metric in _OVER_PARAMETERS.items()),
+            ("errore di test", "exp2", _over_epochs),
+            ("NC1", "exp3", _over_dims("nc1")),
+            ("NC2", "exp3", _over_dims("nc2")),
+            ("CKA A: larghezze", "exp4", _heatmap),
+            ("CKA B: epoche", "exp4", _drift_curves),
+            ("CKA C: semi", "exp4", _bars),
+        ]
+        for number, (ax, (title, experiment, panel)) in enumerate(zip(axes, draw), 1):
+            ax.set_title(f"{number}. {title}", loc="left", fontweight="bold")
+            if experiment in evidence and evidence[experiment].runs:
+                panel(ax, evidence[experiment])
+            else:
+                ax.set_axis_off()
+        _legend(axes[-1], report)
+    return drawn
+
+
+def _finish(ax: Axes, x_label: str, *, log_x: bool = False, log_y: bool = False) -> None:
+    if log_x:
+        ax.set_xscale("log")
+    else:
+        ax.xaxis.set_major_formatter(FuncFormatter(_comma))
+    _y_axis(ax, log_y)
+    ax.set_xlabel(x_label)
+
+
+def _line(ax: Axes, x: pd.Series, means: pd.DataFrame, color: str, marker: str | None = "o") -> None:
+    ax.plot(x, means["mean"], color=color, marker=marker)
+    ax.fill_between(x, means["low"].astype(float), means["high"].astype(float), color=color, alpha=0.18, lw=0)
+
+
+def _hollow(ax: Axes, x, y, color: str) -> None:
+    ax.plot(x, y, "o", mfc="none", mec=color, ms=6)
+
+
+def _over_parameters(title: str, metric: str) -> Callable[[Axes, Evidence], None]:
+    def panel(ax: Axes, evidence: Evidence) -> None:
+        means, points = analysis.seed_means(evidence.last, [metric]), analysis.report_points("exp1")
+        for (model, optimizer), color in _COLORS.items():
+            ours = means[(means["model"] == model) & (means["optimizer"] == optimizer)].sort_values("parameters")
+            _line(ax, ours["parameters"], ours, color)
+            theirs = points[(points["metric"] == metric) & (points["model"] == model) & (points["optimizer"] == optimizer)]
+            _hollow(ax, theirs["parameters"], theirs["value"], color)
+        _finish(ax, "parametri", log_x=True, log_y=title in ("errore di test", "NC1"))
+
+    return panel
+
+
+def _over_epochs(ax: Axes, evidence: Evidence) -> None:
+    means, points = analysis.seed_means(evidence.table, ["test_error"], by=["width", "epoch"]), analysis.report_points("exp2")
+    for width, curve in means.groupby("width"):
+        color = _WIDTH_COLORS.get(width, "0.4")
+        _line(ax, curve["epoch"], curve, color, marker=None)
+        theirs = points[points["width"] == width]
+        _hollow(ax, theirs["epoch"], theirs["value"], color)
+    _finish(ax, "epoca", log_x=True, log_y=True)
+
+
+def _over_dims(name: str) -> Callable[[Axes, Evidence], None]:
+    def panel(ax: Axes, evidence: Evidence) -> None:
+        metric, points = analysis.REPORT_METRICS[name], analysis.report_points("exp3")
+        means = analysis.seed_means(evidence.last, [metric], by=["feature_dim"]).sort_values("feature_dim")
+        _line(ax, means["feature_dim"].astype(float), means, _COLORS["resnet1d", "sgd"])
+        theirs = points[points["metric"] == metric]
+        _hollow(ax, theirs["feature_dim"], theirs["value"], _COLORS["resnet1d", "sgd"])
+        ax.axvline(evidence.data.classes - 1, color="0.4", ls=(0, (4, 2)), lw=1)
+        _finish(ax, "dimensione $d$", log_y=name == "nc1")
+
+    return panel
+
+
+def _heatmap(ax: Axes, evidence: Evidence) -> None:
+    ours, theirs = cross_width(evidence), np.array(analysis.report_cka()["cross_width"]["cka"])[:3, :3]
+    ax.imshow(ours, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (row, column), value in np.ndenumerate(ours):
+        text = f"{value:.2f}\n({theirs[row, column]:.2f})".replace(".", ",")
+        ax.text(column, row, text, ha="center", va="center", color="white" if value < 0.55 else "black", fontsize=9.5)
+    ax.set_xticks(range(len(LAYERS)), LAYERS)
+    ax.set_yticks(range(len(LAYERS)), LAYERS)
+    ax.grid(False)
+    ax.set_xlabel("rete larga")
+    ax.set_ylabel("rete stretta")
+
+
+def _drift_curves(ax: Axes, evidence: Evidence) -> None:
+    means, points = drift(evidence), analysis.report_drift()
+    for layer, color in _LAYER_COLORS.items():
+        ours = means[means["metric"] == layer]
+        _line(ax, ours["epoch"], ours, color)
+        theirs = points[points["metric"] == layer]
+        _hollow(ax, theirs["epoch"], theirs["value"], color)
+    ax.set_ylim(0, 1.05)
+    _finish(ax, "epoca", log_x=True)
+
+
+def _bars(ax: Axes, evidence: Evidence) -> None:
+    theirs = analysis.report_cka()["cross_seed"]["mean"]
+    for place, (layer, value) in enumerate(cross_seed(evidence).items()):
+        color = _LAYER_COLORS[layer]
+        ax.bar(place, value.mean, color=color, alpha=0.75, width=0.6)
+        ax.plot([place, place], [value.low, value.high], color="0.2")
+        _hollow(ax, place, theirs[layer], "black")
+    ax.set_xticks(range(len(LAYERS)), LAYERS)
+    ax.set_ylim(0, 1.05)
+    ax.yaxis.set_major_formatter(FuncFormatter(_comma))
+    ax.set_xlabel("strato")
+
+
+def _legend(ax: Axes, report: str) -> None:
+    ax.set_axis_off()
+    handles = [Line2D([], [], color=color, marker="o", label=f"{NAMES[m]}, {NAMES[o]}") for (m, o), color in _COLORS.items()]
+    handles += [Line2D([], [], color=color, label=f"riq. 6: $W$ = {width}") for width, color in _WIDTH_COLORS.items()]
+    handles += [Line2D([], [], color=color, marker="o", label=f"riq. 10, 11: {layer}") for layer, color in _LAYER_COLORS.items()]
+    handles.append(Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label=report))
+    ax.legend(handles=handles, loc="center", handlelength=1.8)
+
+
+def scale_texts(evidence: Mapping[str, Evidence]) -> dict[str, str]:
+    """`composite_scale`, how many networks of each experiment for how many epochs; `composite_seeds`, over how many seeds."""
+    parts, seeds = [], []
+    for experiment, those in evidence.items():
+        epochs = sorted({run.spec.epochs for run in those.runs})
+        seeds.append(len({run.spec.seed for run in those.runs}))
+        parts.append(f"{experiment.replace('exp', 'esperimento ')}, {len(those.runs)} reti ({listing(number(one, 0) for one in epochs)} epoche)")
+    return {"composite_scale": "; ".join(parts), "composite_seeds": seeds_text(seeds)}

@@ -1,0 +1,431 @@
+"""What claims are measured by: functions from the runs that a claim reads to one `Estimate` for each case.
+
+A measure is named in the ledger and takes its arguments from there. Where a run lacks what is asked for, the case is NaN with n = 0.
+Values that rest on no run, but on arithmetic or on an optimisation, are exact: an interval of no width, and n = 0.
+Cases are named in English.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ncbook import analysis, data, epochwise, metrics, models, representations, simplex
+from ncbook.analysis import CURVE, Estimate, estimate
+from ncbook.plots import name
+from ncbook.spec import DataSpec
+from ncbook.store import Run
+from ncbook.sweep import table
+
+Cases = dict[str, Estimate]
+PROBE_POINTS = 500
+"""How many training points representations are compared on, as in the report."""
+
+
+class Evidence:
+    """The runs that a claim reads, and what several measures make of them."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = list(runs)
+        self._seen: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        return table(self.runs)
+
+    @cached_property
+    def last(self) -> pd.DataFrame:
+        return analysis.last_epoch(self.table)
+
+    @cached_property
+    def data(self) -> data.Data:
+        return data.load(self.runs[0].spec.data)
+
+    @cached_property
+    def points(self) -> torch.Tensor:
+        """Indices of the training points that representations are compared on."""
+        return representations.probe(self.data, PROBE_POINTS, seed=0)
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that all runs have."""
+        return min(run.spec.epochs for run in self.runs)
+
+    def of_width(self, width: int) -> list[Run]:
+        return sorted((run for run in self.runs if run.spec.model.width == width), key=lambda run: run.spec.seed)
+
+    def seen(self, run: Run, epoch: int) -> dict[str, torch.Tensor]:
+        """The run's representation of `points` after `epoch`."""
+        if (key := (run.spec.key, epoch)) not in self._seen:
+            self._seen[key] = representations.representation(run, epoch, self.data.x_train[self.points])
+        return self._seen[key]
+
+    @cached_property
+    def collapse_shares(self) -> pd.DataFrame:
+        """`representations.collapse_shares` of every run after its last epoch."""
+        rows = [representations.layer_collapse(run, run.spec.epochs, self.data) for run in self.runs]
+        return representations.collapse_shares(pd.concat(rows))
+
+    def labels(self, which: str) -> torch.Tensor:
+        """The labels of `points`, "noisy" or "clean"."""
+        return (self.data.y_noisy if which == "noisy" else self.data.y_clean)[self.points]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A registered function, and between which values its cases always lie."""
+
+    function: Callable[..., Cases]
+    low: float
+    high: float
+
+
+MEASURES: dict[str, Measure] = {}
+
+
+def _measure(low: float = -math.inf, high: float = math.inf) -> Callable[[Callable[..., Cases]], Callable[..., Cases]]:
+    def register(function: Callable[..., Cases]) -> Callable[..., Cases]:
+        MEASURES[function.__name__] = Measure(function, low, high)
+        return function
+
+    return register
+
+
+def exact(value: float) -> Estimate:
+    """A value that rests on no run."""
+    return Estimate(value, value, value, 0)
+
+
+# Over the widths
+
+
+def _curves(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame]]:
+    for (model, optimizer), curve in evidence.last.groupby(CURVE):
+        yield f"{name(model)} {name(optimizer)}", curve
+
+
+def _by_seed(curve: pd.DataFrame, metric: str, by: str = "width") -> pd.DataFrame:
+    """`metric` with a row for each width (or other column), ascending, and a column for each seed."""
+    return curve.pivot_table(index=by, columns="seed", values=metric, dropna=False).sort_index()
+
+
+def _peak(curve: pd.DataFrame) -> dict | None:
+    found = analysis.peaks(curve)
+    return None if found.empty else found.iloc[0].to_dict()
+
+
+@_measure()
+def peak_rise(evidence: Evidence) -> Cases:
+    """How far the interior peak of the test error stands over the minimum before it; exactly 0 where a curve has no interior peak."""
+    cases = {}
+    for case, curve in _curves(evidence):
+        peak = _peak(curve)
+        cases[case] = Estimate(*(peak[f"rise_{f}"] for f in Estimate._fields)) if peak else Estimate(0.0, 0.0, 0.0, curve["seed"].nunique())
+    return cases
+
+
+@_measure(low=0)
+def peak_position(evidence: Evidence, column: str) -> Cases:
+    """Where single seeds have the interior peak of their test error, in `column` ("parameters" or "width"): geometric mean and interval."""
+    cases = {}
+    for case, curve in _curves(evidence):
+        seeds = [_peak(one) for _, one in curve.groupby("seed")]
+        logs = estimate([math.log(peak[column]) for peak in seeds if peak])
+        cases[case] = Estimate(*(math.exp(value) for value in logs[:3]), logs.n)
+    return cases
+
+
+@_measure()
+def widest_minus(evidence: Evidence, what: str) -> Cases:
+    """The test error at the greatest width minus that at the interior peak ("peak") or at the minimum before it ("minimum")."""
+    cases = {}
+    for case, curve in _curves(evidence):
+        peak, errors = _peak(curve), _by_seed(curve, "test_error")
+        cases[case] = estimate(errors.iloc[-1] - errors.loc[peak["width" if what == "peak" else "before_width"]] if peak else [])
+    return cases
+
+
+@_measure()
+def sgd_minus_adam(evidence: Evidence, metrics: list[str], from_width: int) -> Cases:
+    """Each metric under SGD minus the same under Adam, seed by seed, averaged over the widths from `from_width` on."""
+    cases = {}
+    for (model, of_model), metric in itertools.product(evidence.last.groupby("model"), metrics):
+        wide = of_model[of_model["width"] >= from_width].pivot_table(index=["seed", "width"], columns="optimizer", values=metric)
+        both = {"sgd", "adam"} <= set(wide.columns)
+        differences = (wide["sgd"] - wide["adam"]).groupby("seed").mean() if both else []
+        cases[f"{name(model)} {_short(metric)}"] = estimate(differences)
+    return cases
+
+
+_SHORT = {
+    "test_error": "test error",
+    "nc1": "NC1",
+    "nc1_trace_ratio": "NC1 tr",
+    "nc2_gram": "NC2 Gram",
+    "nc2_equinorm": "NC2 norms",
+    "nc2_equiangularity": "NC2 angles",
+    "nc3": "NC3",
+    "nc3_uncentred": "NC3 uncentred",
+    "nc4": "NC4",
+}
+
+
+def _short(metric: str) -> str:
+    """A metric's column as a case calls it: `NC2 Gram noisy`."""
+    stem, _, labels = metric.rpartition("_")
+    return f"{_SHORT[stem]} {labels}" if stem in _SHORT else _SHORT[metric]
+
+
+@_measure(low=-1, high=1)
+def correlation(evidence: Evidence, metrics: list[str], kind: str = "pearson", given: str | None = None) -> Cases:
+    """Correlation of test error and metric over the widths, seed by seed; with `given`, of what a straight line in it leaves of both."""
+    cases = {}
+    for (case, curve), metric in itertools.product(_curves(evidence), metrics):
+        columns = ["test_error", metric] + ([given] if given else [])
+        values = [_correlation(one[columns].dropna(), kind, given) for _, one in curve.groupby("seed")]
+        cases[f"{case} {_short(metric)}"] = estimate(values)
+    return cases
+
+
+def _correlation(one: pd.DataFrame, kind: str, given: str | None) -> float:
+    if kind == "spearman":
+        one = one.rank()
+    x, y = one.iloc[:, 0].to_numpy(), one.iloc[:, 1].to_numpy()
+    if len(one) < 4:
+        return math.nan
+    if given and np.ptp(one[given]) > 0:
+        x, y = (side - np.polyval(np.polyfit(one[given], side, 1), one[given]) for side in (x, y))
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else math.nan
+
+
+@_measure()
+def at_error_peak_minus(evidence: Evidence, metrics: list[str], side: str) -> Cases:
+    """Each metric where the test error peaks minus the same where the error has its minimum before ("before") or after it ("after")."""
+    cases = {}
+    for (case, curve), metric in itertools.product(_curves(evidence), metrics):
+        peak, values = _peak(curve), _by_seed(curve, metric)
+        cases[f"{case} {_short(metric)}"] = estimate(values.loc[peak["width"]] - values.loc[peak[f"{side}_width"]] if peak else [])
+    return cases
+
+
+@_measure(low=0)
+def at_width(evidence: Evidence, metrics: list[str], width: int) -> Cases:
+    """Each metric at `width` after the last epoch."""
+    there = [(case, curve[curve["width"] == width]) for case, curve in _curves(evidence)]
+    return {f"{case} {_short(metric)}": estimate(curve[metric]) for (case, curve), metric in itertools.product(there, metrics)}
+
+
+@_measure(low=0)
+def nc2_against_random(evidence: Evidence, width: int) -> Cases:
+    """The report's NC2 at `width` on noisy labels, divided by its mean over random class means in as many dimensions."""
+    cases = {}
+    for case, curve in _curves(evidence):
+        dim = width * (2 if curve["model"].iloc[0] == "cnn1d" else 1)
+        random = simplex.random_distance(evidence.data.classes, dim)
+        cases[case] = estimate(curve[curve["width"] == width]["nc2_gram_noisy"] / random)
+    return cases
+
+
+@_measure(low=0, high=1)
+def label_share(evidence: Evidence, share: str, draws: int = 20) -> Cases:
+    """Over several draws of the noise: the share of training labels that become wrong ("changed"), or the share drawn anew that this implies."""
+    drawn = [data.load(DataSpec(noise_seed=seed)) for seed in range(draws)]
+    kept = 1 - 1 / drawn[0].classes if share == "drawn" else 1
+    return {"MNIST-1D": estimate([float(one.flipped.double().mean()) / kept for one in drawn])}
+
+
+# Over the epochs
+
+
+def _histories(evidence: Evidence, width: int) -> dict[int, pd.DataFrame]:
+    """Seed -> the recorded epochs of its network of that width, as index."""
+    mine = evidence.table[evidence.table["width"] == width]
+    return {seed: history.set_index("epoch").sort_index() for seed, history in mine.groupby("seed")}
+
+
+@_measure()
+def fluctuation_difference(evidence: Evidence, critical: int, large: int, from_epoch: int) -> Cases:
+    """How much more the test error of one width oscillates than that of another, in each window of epochs from `from_epoch` on.
+
+    By the wobble of `epochwise.spreads`, which a steady rise or fall hardly moves.
+    """
+    later = evidence.table[evidence.table["epoch"] >= from_epoch]
+    spreads = epochwise.spreads(later)
+    found = analysis.paired_differences(spreads, ["wobble"], column="width", of=critical, minus=large, by=["epoch", "window"])
+    return {row.window: Estimate(row.mean, row.low, row.high, row.n) for row in found.itertuples()}
+
+
+def _reaches(accuracy: pd.Series, level: float) -> float:
+    """The first recorded epoch at which an accuracy is at least `level`; NaN where it never is."""
+    reached = accuracy.index[accuracy >= level]
+    return float(reached[0]) if len(reached) else math.nan
+
+
+@_measure()
+def memorisation_delay(evidence: Evidence, width: int, level: float) -> Cases:
+    """Decades between the epoch when a share `level` of the unflipped points is learnt and that when as much of the flipped ones is memorised."""
+    delays = [
+        math.log10(_reaches(h["accuracy_flipped"], level)) - math.log10(_reaches(h["accuracy_unflipped"], level))
+        for h in _histories(evidence, width).values()
+    ]
+    return {f"W = {width}": estimate(delays)}
+
+
+@_measure(low=-1, high=1)
+def truth_before_noise(evidence: Evidence, width: int, level: float) -> Cases:
+    """Once a share `level` of the unflipped points is learnt: share of flipped points given their true label minus share given the noisy one."""
+    values = []
+    for history in _histories(evidence, width).values():
+        if math.isfinite(epoch := _reaches(history["accuracy_unflipped"], level)):
+            values.append(history.loc[epoch, "accuracy_flipped_clean"] - history.loc[epoch, "accuracy_flipped"])
+    return {f"W = {width}": estimate(values)}
+
+
+@_measure(low=0, high=1)
+def error_from(evidence: Evidence, width: int, epoch: int) -> Cases:
+    """Mean test error over the recorded epochs from `epoch` on."""
+    return {f"W = {width}": estimate([h["test_error"].loc[epoch:].mean() for h in _histories(evidence, width).values()])}
+
+
+@_measure(low=0, high=1)
+def worst_rebound(evidence: Evidence, width: int) -> Cases:
+    """How far the test error ever stands over the least value that it had before."""
+    histories = _histories(evidence, width).values()
+    return {f"W = {width}": estimate([(h["test_error"] - h["test_error"].cummin()).max() for h in histories])}
+
+
+# Over the feature dimension
+
+
+def _at_dims(evidence: Evidence, metric: str) -> pd.DataFrame:
+    return _by_seed(evidence.last, metric, "feature_dim")
+
+
+def _row(values: pd.DataFrame, dim: int) -> pd.Series:
+    """One value a seed; none where no network has that dimension."""
+    return values.loc[dim] if dim in values.index else pd.Series(dtype=float)
+
+
+@_measure(low=-1)
+def nc2_over_floor(evidence: Evidence, metric: str, dims: list[int]) -> Cases:
+    """How far the report's NC2 exceeds the least value that the dimension allows, as a share of that value."""
+    values = _at_dims(evidence, metric)
+    floors = {dim: metrics.gram_floor(evidence.data.classes, dim) for dim in dims}
+    return {f"d = {dim}": estimate(_row(values, dim) / floor - 1) for dim, floor in floors.items()}
+
+
+@_measure()
+def dimension_drop(evidence: Evidence, metrics: list[str], pairs: list[list[int]]) -> Cases:
+    """How far each metric falls from one feature dimension to another."""
+    cases = {}
+    for metric, (low, high) in itertools.product(metrics, pairs):
+        values = _at_dims(evidence, metric)
+        cases[f"d = {low} → {high}, {_short(metric)}"] = estimate((_row(values, low) - _row(values, high)).dropna())
+    return cases
+
+
+@_measure(low=0)
+def at_dimension(evidence: Evidence, metrics: list[str], dims: list[int]) -> Cases:
+    """Each metric at some feature dimensions after the last epoch."""
+    return {f"d = {dim}, {_short(m)}": estimate(_row(_at_dims(evidence, m), dim)) for m, dim in itertools.product(metrics, dims)}
+
+
+@_measure(low=0)
+def simplex_distance(evidence: Evidence, classes: int, dims: list[int]) -> Cases:
+    """How near to a simplex ETF optimised unit vectors come in each dimension: ‖C − simplex‖_F, the best of several starts."""
+    found = simplex.nearest_distances(classes, dims).groupby("feature_dim")["value"].min()
+    return {f"d = {dim}": exact(float(distance)) for dim, distance in found.items()}
+
+
+# Representations
+
+
+def _pairs(evidence: Evidence, left: int, right: int, layer: str, debiased: bool) -> np.ndarray:
+    """CKA of a layer between all seeds of one width and of another; of one width with itself, of all pairs of seeds. [seeds, seeds]"""
+    sides = [[evidence.seen(run, evidence.epoch)[layer] for run in evidence.of_width(width)] for width in (left, right)]
+    return representations.cka_matrix(sides[0], None if left == right else sides[1], debiased)
+
+
+def _kind(debiased: bool) -> str:
+    return "CKA debiased" if debiased else "CKA"
+
+
+@_measure(low=-1, high=1)
+def similarity(evidence: Evidence, left: int, right: int, layers: list[str], debiased: list[bool]) -> Cases:
+    """CKA between the networks of two widths, layer by layer, over all pairs of seeds; left = right: between seeds of one width."""
+    chosen = itertools.product(layers, debiased)
+    return {f"{layer} {_kind(d)}": representations.pair_estimate(_pairs(evidence, left, right, layer, d)) for layer, d in chosen}
+
+
+@_measure(low=-2, high=2)
+def similarity_fall(evidence: Evidence, left: int, right: int, pairs: list[list[str]], debiased: list[bool]) -> Cases:
+    """The CKA of one layer minus that of another, over the same pairs of networks as in `similarity`."""
+    cases = {}
+    for (first, second), d in itertools.product(pairs, debiased):
+        values = _pairs(evidence, left, right, first, d) - _pairs(evidence, left, right, second, d)
+        cases[f"{first} − {second} {_kind(d)}"] = representations.pair_estimate(values)
+    return cases
+
+
+@_measure(low=0, high=1)
+def part_similarity(evidence: Evidence, left: int, right: int, layer: str, part: str, labels: list[str]) -> Cases:
+    """CKA of the class "means", or of the "residuals" from them, between networks of two widths, over all pairs of seeds."""
+    sides = [[evidence.seen(run, evidence.epoch)[layer] for run in evidence.of_width(width)] for width in (left, right)]
+    found = {which: representations.part_similarity(*sides, evidence.labels(which), permutations=1) for which in labels}
+    return {f"{layer} {which}": parts.get(part, estimate([])) for which, parts in found.items()}
+
+
+@_measure()
+def width_difference(evidence: Evidence, metrics: list[str], of: int, minus: int) -> Cases:
+    """Each metric at one width minus the same at another, seed by seed, after the last epoch."""
+    found = analysis.paired_differences(evidence.last, metrics, column="width", of=of, minus=minus, by=CURVE)
+    return {_short(row.metric): Estimate(row.mean, row.low, row.high, row.n) for row in found.itertuples()}
+
+
+@_measure(low=0, high=1)
+def drift(evidence: Evidence, width: int, layers: list[str], spans: list[list[int]]) -> Cases:
+    """CKA of a network with itself between two epochs, layer by layer, over the seeds whose weights of both epochs are kept."""
+    cases = {}
+    for (since, until), layer in itertools.product(spans, layers):
+        kept = [run for run in evidence.of_width(width) if {since, until} <= set(run.states)]
+        values = [float(metrics.linear_cka(evidence.seen(run, since)[layer], evidence.seen(run, until)[layer])) for run in kept]
+        cases[f"{layer} {since}–{until}"] = estimate(values)
+    return cases
+
+
+@_measure(low=0)
+def pooled_difference(evidence: Evidence, width: int) -> Cases:
+    """Relative distance of the pooled last block of an untrained ResNet1D from its features; the network's form alone decides it."""
+    network = models.build("resnet1d", width)
+    network.reset([0])
+    with torch.no_grad():
+        layers = network.eval().activations(data.load(DataSpec()).x_train[:PROBE_POINTS].T[None], ["block2", "features"])
+    difference = layers["block2"].mean(1) - layers["features"]
+    return {"L2, L3": exact(float(difference.norm() / layers["features"].norm()))}
+
+
+@_measure(low=0, high=1)
+def rotated_similarity(evidence: Evidence, dim: int, spreads: list[float]) -> Cases:
+    """CKA of a simplex of classes, its points spread around it, with the same rotated, scaled and shifted: the least of ten rotations."""
+    labels = torch.arange(PROBE_POINTS) % 10
+    cases = {}
+    for spread in spreads:
+        noise = torch.randn(PROBE_POINTS, dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        features = representations.collapsed(labels, dim, seed=0) + spread * noise
+        cases[f"σ = {spread:g}"] = exact(min(float(metrics.linear_cka(features, representations.moved(features, seed))) for seed in range(2, 22, 2)))
+    return cases
+
+
+@_measure()
+def collapse_share(evidence: Evidence, layers: list[str], share: str, labels: list[str]) -> Cases:
+    """Which part of a network's collapse the named layers add, by `representations.collapse_shares`, in networks that have one of them."""
+    shares = evidence.collapse_shares
+    shares = shares[shares["layer"].isin(layers) & shares["labels"].isin(labels)]
+    added = shares.groupby([*CURVE, "labels", "seed"])[share].sum(min_count=1).reset_index()
+    groups = added.groupby([*CURVE, "labels"])[share]
+    return {f"{name(model)} {name(optimizer)} {which}": estimate(values) for (model, optimizer, which), values in groups}

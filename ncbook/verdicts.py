@@ -1,0 +1,272 @@
+"""Evaluated claims in words: what was measured, how it was judged and why, in Italian or English; as text, as the book's table, as glue.
+
+Nothing here decides a verdict, and no sentence names one but by `WORDS`.
+"""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+
+from IPython.display import HTML, Markdown
+
+from ncbook import claims
+from ncbook.analysis import Estimate
+from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Range, Result
+from ncbook.pages import number, numbered_table, with_interval
+
+WORDS = {
+    "it": dict(zip(VERDICTS, ("riprodotta", "riprodotta in parte", "non riprodotta", "non verificabile", "non ancora a questa scala"))),
+    "en": {verdict: verdict for verdict in VERDICTS},
+}
+"""Language -> verdict -> how it is called."""
+
+_PHRASES = {
+    "it": {
+        "none": "n.d.",
+        "between": "fra {} e {}",
+        "exact": "esatto",
+        "seeds": "semi: {}",
+        "many": "{} casi, da {} ({}) a {} ({})",
+        "no_runs": "nessuna rete",
+        "no_scale": "non dipende da reti",
+        "scale": "{} epoche, semi: {}",
+        "missing": "reti mancanti: {} su {}; le addestra `ncbook sweep {}`",
+        "epochs": "le epoche sono {} e ne servono {}",
+        "seeds_needed": "i semi sono {} e ne servono {}",
+        "one_seed": "il seme è uno solo, dunque senza intervallo, e ne servono {}",
+        "command": "per averli `ncbook sweep {} {}`, poi gli stessi valori come predefiniti del capitolo",
+        "inside": "casi entro la soglia: {} su {}",
+        "outside": "fuori: {}",
+        "across": "a cavallo della soglia, o senza misura: {}",
+        "nothing": "nessun intervallo decide, perché tutti attraversano la soglia o mancano: servono più semi",
+        "more": "altri {}",
+        "claim": "Affermazione",
+        "reported": "Nel documento",
+        "measured": "Misurato",
+        "verdict": "Verdetto",
+        "why": "Perché questa soglia",
+        "tally": "Quante affermazioni hanno quale verdetto.",
+        "count": "Quante",
+        "ids": "Quali",
+    },
+    "en": {
+        "none": "n/a",
+        "between": "between {} and {}",
+        "exact": "exact",
+        "seeds": "seeds: {}",
+        "many": "{} cases, from {} ({}) to {} ({})",
+        "no_runs": "no network",
+        "no_scale": "rests on no network",
+        "scale": "{} epochs, seeds: {}",
+        "missing": "networks missing: {} of {}; `ncbook sweep {}` trains them",
+        "epochs": "there are {} epochs and {} are needed",
+        "seeds_needed": "there are {} seeds and {} are needed",
+        "one_seed": "there is one seed, hence no interval, and {} are needed",
+        "command": "`ncbook sweep {} {}` gives them, then the same values as the chapter's defaults",
+        "inside": "cases that meet the criterion: {} of {}",
+        "outside": "outside: {}",
+        "across": "across its border, or not measured: {}",
+        "nothing": "no interval decides, as all reach across the border or are missing: more seeds are needed",
+        "more": "{} more",
+        "claim": "Claim",
+        "reported": "In the document",
+        "measured": "Measured",
+        "verdict": "Verdict",
+        "why": "Why this criterion",
+        "tally": "How many claims have which verdict.",
+        "count": "How many",
+        "ids": "Which",
+    },
+}
+_CASE_WORDS = {
+    "it": {
+        "noisy": "et. rumorose",
+        "clean": "et. pulite",
+        "test error": "errore di test",
+        "norms": "norme",
+        "angles": "angoli",
+        "uncentred": "non centrata",
+        "debiased": "corretto",
+    },
+    "en": {},
+}
+_MOST_CASES = 4  # that are listed one by one
+
+
+def _in(language: str, italian: str) -> str:
+    """A number written the Italian way, in the language."""
+    return italian if language == "it" else italian.translate(str.maketrans(".,−", ",.-"))
+
+
+def case_name(case: Case, language: str) -> str:
+    for english, word in _CASE_WORDS[language].items():
+        case = case._replace(name=case.name.replace(english, word))
+    return case.name
+
+
+def value_text(value: Estimate, language: str) -> str:
+    """`0,153 [0,140; 0,166]`, the value alone where there is no interval."""
+    if not math.isfinite(value.mean):
+        return _PHRASES[language]["none"]
+    if 0 < abs(value.mean) < 1e-6:
+        return "< 10⁻⁶"
+    shown = value if value.n else Estimate(value.mean, math.nan, math.nan, 0)
+    return _in(language, with_interval(shown, 0 if abs(value.mean) >= 100 else 3))
+
+
+def criterion_text(criterion: Range, language: str) -> str:
+    """`> 0`, `< 0,1` or `fra 0,195 e 0,205`."""
+    low, high = (_in(language, f"{end:g}".replace("-", "−").replace(".", ",")) for end in criterion)
+    if math.isinf(criterion.high):
+        return f"> {low}"
+    return f"< {high}" if math.isinf(criterion.low) else _PHRASES[language]["between"].format(low, high)
+
+
+def _cases_text(cases: Sequence[Case], language: str) -> str:
+    """The values of one check; of many, the extremes. How many seeds they rest on."""
+    words = _PHRASES[language]
+    measured = sorted((case for case in cases if math.isfinite(case.value.mean)), key=lambda case: case.value.mean)
+    if not measured:
+        return words["none"] if cases else words["no_runs"]
+    counts = sorted({case.value.n for case in measured})
+    basis = words["exact"] if counts == [0] else words["seeds"].format("–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
+    if len(cases) <= _MOST_CASES:
+        return "; ".join(f"{case_name(case, language)}: {value_text(case.value, language)}" for case in cases) + f" ({basis})"
+    ends = [part for case in (measured[0], measured[-1]) for part in (value_text(case.value, language), case_name(case, language))]
+    return words["many"].format(len(cases), *ends) + f" ({basis})"
+
+
+def measured_texts(result: Result, language: str) -> list[str]:
+    """One text for each check: what it measures, where it has to lie, what came out."""
+    return [
+        f"{check.says[language]} ({criterion_text(check.criterion, language)}): {_cases_text(cases, language)}"
+        for check, cases in zip(result.claim.checks, result.cases, strict=True)
+    ]
+
+
+def scale_text(result: Result, language: str) -> str:
+    """The scale of the runs that the claim was measured on."""
+    if not result.found:
+        return _PHRASES[language]["no_scale"]
+    if not result.found.epochs:
+        return _PHRASES[language]["no_runs"]
+    return _PHRASES[language]["scale"].format(_in(language, number(result.found.epochs, 0)), result.found.seeds)
+
+
+def reason_text(result: Result, language: str) -> str:
+    """Why the verdict is what it is, in one sentence."""
+    words, claim = _PHRASES[language], result.claim
+    if not claim.checks:
+        return claim.why[language]
+    if result.found and claim.scale and not claims.reaches(result.found, claim.scale):
+        parts = _shortfall(result, language)
+    elif result.verdict == claims.NOT_YET:
+        parts = [words["nothing"]]
+    else:
+        counts = result.counts()
+        parts = [words["inside"].format(counts[HELD], sum(counts.values()))]
+        parts += [words[kind].format(_which(result, outcome, language)) for kind, outcome in (("outside", FAILED), ("across", UNDECIDED)) if counts[outcome]]
+    sentence = "; ".join(parts)
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def _shortfall(result: Result, language: str) -> list[str]:
+    """What the runs lack, and the command that makes it."""
+    words, claim, found = _PHRASES[language], result.claim, result.found
+    assert claim.scale and claim.reads and found
+    if found.missing:
+        return [words["missing"].format(found.missing, found.total, claim.reads.chapter)]
+    parts, arguments = [], []
+    if found.epochs < claim.scale.epochs:
+        parts.append(words["epochs"].format(*(_in(language, number(epochs, 0)) for epochs in (found.epochs, claim.scale.epochs))))
+        arguments.append(f"-p {claim.scale.epochs_parameter} {claim.scale.epochs}")
+    if found.seeds < claim.scale.seeds:
+        lone = found.seeds == 1
+        parts.append(words["one_seed"].format(claim.scale.seeds) if lone else words["seeds_needed"].format(found.seeds, claim.scale.seeds))
+        arguments.append(f'-p {claim.scale.seeds_parameter} "{list(range(claim.scale.seeds))}"')
+    return [*parts, words["command"].format(claim.reads.chapter, " ".join(arguments))]
+
+
+def _which(result: Result, outcome: str, language: str) -> str:
+    """The checks with that outcome and, where it is not that of all their cases, which ones."""
+    texts = []
+    for check, cases in zip(result.claim.checks, result.cases, strict=True):
+        names = [case_name(case, language) for case in cases if case.outcome == outcome]
+        if len(names) > _MOST_CASES:
+            names = [*names[:_MOST_CASES], _PHRASES[language]["more"].format(len(names) - _MOST_CASES)]
+        if names:
+            texts.append(check.says[language] + (f" ({', '.join(names)})" if len(cases) > len(names) else ""))
+    return ", ".join(texts)
+
+
+def text_table(results: Iterable[Result], language: str = "en", width: int = 120) -> str:
+    """The results as plain text: an aligned row for each claim, the reason of its verdict below it."""
+    from tabulate import tabulate
+
+    headers = ["id", "reported", "measured", "scale", "verdict"]
+    room = max(width - 4 - 2 * (len(headers) - 1), 60)
+    columns = [4, *(int(share * room) for share in (0.2, 0.46, 0.16, 0.18))]
+    rows = []
+    for result in results:
+        measured = "\n".join(measured_texts(result, language) + [f"→ {reason_text(result, language)}"])
+        row = [result.claim.id, result.claim.reported[language], measured, scale_text(result, language), WORDS[language][result.verdict]]
+        rows.append(row)
+    return tabulate(rows, headers, tablefmt="simple_grid", maxcolwidths=columns, disable_numparse=True)
+
+
+def _badge(verdict: str, language: str) -> str:
+    return f'<span class="verdict {slug(verdict)}">{WORDS[language][verdict]}</span>'
+
+
+def slug(verdict: str) -> str:
+    """The verdict as a name for CSS and glue."""
+    return "verdict-" + verdict.replace(" ", "-")
+
+
+def html_table(results: Iterable[Result], language: str) -> HTML:
+    """The results as the book's table, a row for each claim, whose id is `verdict-<id of the claim>`."""
+    words = _PHRASES[language]
+    names = [words[name] for name in ("claim", "reported", "measured", "verdict")]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(_html_row(result, language, names) for result in results)
+    return HTML(f'<table class="claims" lang="{language}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
+    claim, text = result.claim, lambda given: _code(html.escape(given, quote=False))
+    measured = "".join(f"<li>{text(one)}</li>" for one in measured_texts(result, language))
+    why = f"<details><summary>{_PHRASES[language]['why']}</summary>{text(claim.why[language])}</details>"
+    return (
+        f'<tr id="verdict-{claim.id}"><th scope="row"><b>{claim.id}</b> <small>{text(claim.place[language])}</small><br>{text(claim.statement[language])}</th>'
+        f'<td data-name="{names[1]}">{text(claim.reported[language])}</td>'
+        f'<td data-name="{names[2]}"><ul>{measured}</ul><small>{scale_text(result, language)}</small></td>'
+        f'<td data-name="{names[3]}">{_badge(result.verdict, language)} {text(reason_text(result, language))}{why}</td></tr>'
+    )
+
+
+def _code(text: str) -> str:
+    """Backquoted parts as code."""
+    parts = text.split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def tally_table(results: Sequence[Result], language: str) -> Markdown:
+    """How many claims have each verdict, and which."""
+    words = _PHRASES[language]
+    ids = {verdict: [result.claim.id for result in results if result.verdict == verdict] for verdict in VERDICTS}
+    rows = [[WORDS[language][verdict], str(len(those)), ", ".join(those) or "–"] for verdict, those in ids.items()]
+    return numbered_table("verdicts-tally", words["tally"], [words["verdict"], words["count"], words["ids"]], rows)
+
+
+def page_texts(results: Sequence[Result], language: str) -> dict[str, str]:
+    """What prose takes from the ledger, by name.
+
+    `verdict_<id>`, as `VERDICTS` has it; `word_<id>`, as `WORDS` has it; `measured_<id>`; `reason_<id>`; `claims_count`; `word_<verdict>`.
+    """
+    texts = {"claims_count": str(len(results))}
+    for result in results:
+        name = result.claim.id
+        texts[f"verdict_{name}"], texts[f"word_{name}"] = result.verdict, WORDS[language][result.verdict]
+        texts[f"measured_{name}"] = "; ".join(measured_texts(result, language))
+        texts[f"reason_{name}"] = reason_text(result, language)
+    return texts | {f"word_{verdict.replace(' ', '_')}": WORDS[language][verdict] for verdict in VERDICTS}
