@@ -137,7 +137,9 @@ def epoch_text(values: Sequence[float]) -> str:
     text = number(float(np.median(reached)), 0)
     if len(reached) > 1:
         text += f" ({number(reached[0], 0)}–{number(reached[-1], 0)})"
-    return text + (f", {len(reached)} semi su {len(values)}" if len(reached) < len(values) else "")
+    if len(reached) < len(values):
+        text += f", in {len(reached)} {'seme' if len(reached) == 1 else 'semi'} su {len(values)}"
+    return text
 
 
 def spread_rows(spread: pd.DataFrame) -> list[list[str]]:

@@ -64,6 +64,8 @@ def collapsed_nc1(clean: torch.Tensor, noisy: torch.Tensor, classes: int) -> flo
 
     Labels [N], int. Depends on the labels alone; the same for every arrangement of the true means in a tight frame.
     """
+    if clean.equal(noisy):
+        return 0.0
     return float(nc1_trace_ratio(torch.from_numpy(simplex_cosines(classes))[clean], noisy))
 
 

@@ -11,14 +11,17 @@ import papermill
 import pytest
 
 from ncbook import pages
-from ncbook.analysis import estimate
+from ncbook.analysis import Estimate, estimate
 from ncbook.chapters import CHAPTERS, parameters
-from ncbook.experiments import exp1_specs
+from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs
 from ncbook.store import Store
 
 EXP1 = CHAPTERS["exp1"]
 TOY = {"widths": [2, 4], "epochs": 2, "seeds": [0, 1]}
 ONE = {"widths": [4], "models": ["cnn1d"], "optimizers": ["adam"], "epochs": 2, "seeds": [1]}
+TOY_SIMILARITY = {
+    "small_width": 2, "large_width": 4, "width": 3, "epochs": 3, "drift_epochs": 4, "drift_seeds": [0], "seeds": [0, 1]
+}  # fmt: skip
 GLUED = "application/papermill.record/text/plain"
 
 
@@ -60,13 +63,13 @@ def store(folder):
 
 @pytest.fixture(scope="module")
 def execute(folder, store):
-    """Executes the chapter from `folder`, with `store` as the user's own runs."""
+    """Executes a chapter from `folder`, with `store` as the user's own runs."""
 
-    def run(values):
+    def run(values, chapter=EXP1):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NCBOOK_RUNS", str(store.own))
             patch.setenv("OMP_NUM_THREADS", "1")
-            return papermill.execute_notebook(EXP1.notebook, folder / "out.ipynb", values, cwd=str(folder), progress_bar=False)
+            return papermill.execute_notebook(chapter.notebook, folder / "out.ipynb", values, cwd=str(folder), progress_bar=False)
 
     return run
 
@@ -74,6 +77,17 @@ def execute(folder, store):
 @pytest.fixture(scope="module")
 def toy(execute):
     return execute(TOY)
+
+
+@pytest.fixture(scope="module")
+def toy_similarity(execute):
+    return execute(TOY_SIMILARITY, CHAPTERS["exp4"])
+
+
+@pytest.fixture(scope="module")
+def toy_layers(toy, execute):
+    """From the runs of `toy`."""
+    return execute(TOY, CHAPTERS["layers"])
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS.values(), ids=CHAPTERS)
@@ -85,11 +99,12 @@ def test_sources_hold_no_outputs(chapter):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS.values(), ids=CHAPTERS)
-def test_parameters_are_typed_commented_and_those_of_the_specs(chapter):
+def test_parameters_are_typed_commented_and_first_those_of_the_specs(chapter):
     declared = parameters(chapter)
-    assert list(declared) == list(inspect.signature(chapter.specs).parameters)
+    needed = list(inspect.signature(chapter.specs).parameters)
+    assert list(declared)[: len(needed)] == needed
     assert all(parameter.type != "None" and parameter.help for parameter in declared.values())
-    assert chapter.specs(**{name: parameter.default for name, parameter in declared.items()})
+    assert chapter.specs(**{name: declared[name].default for name in needed})
 
 
 def test_glued_numbers_are_those_of_the_stored_runs(toy, store):
@@ -142,3 +157,86 @@ def test_a_single_network_of_them_makes_a_page_without_training_and_intervals(to
     assert texts["seeds"] == "un solo seme, nessun intervallo" and "un solo seme" in texts["seed_limits"]
     assert texts["resnet1d_sgd_peak"] == "n.d." and texts["cnn1d_adam_peak"] == "nessuno"
     assert "[" not in texts["cnn1d_adam_widest_error"] and len(figures(notebook)) == 4
+
+
+def tables(notebook) -> str:
+    return "\n".join(output.data["text/markdown"] for output in outputs(notebook) if "text/markdown" in output.get("data", {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "specs", "metric", "number", "unmoved"),
+    [
+        (
+            "exp2",
+            {"widths": [2, 3], "epochs": 3, "seeds": [0]},
+            exp2_specs([2, 3], 3, [0], 0.2, 0),
+            "test_error",
+            lambda run: f"| {run.spec.model.width} | {pages.number(run.metrics['test_error'].min())} |",
+            "exp2-report-collapse",
+        ),
+        (
+            "exp3",
+            {"feature_dims": [2, 3], "width": 4, "epochs": 2, "seeds": [0]},
+            exp3_specs([2, 3], 4, 2, [0], 0.2, 0),
+            "nc2_gram_noisy",
+            lambda run: f"| {run.spec.model.feature_dim} | {pages.number(run.metrics['nc2_gram_noisy'][-1], 2)} |",
+            "exp3-errors",
+        ),
+    ],
+    ids=["exp2", "exp3"],
+)
+def test_numbered_tables_and_figures_are_those_of_the_stored_runs(execute, store, name, values, specs, metric, number, unmoved):
+    before = execute(values, CHAPTERS[name])
+    texts = glued(before)
+    assert used_names(before) and not used_names(before) - set(texts)
+    assert not [text for text in [*texts.values(), tables(before)] if "nan" in text]
+    drawn = [cell.metadata["mystnb"]["figure"]["name"] for cell in before.cells if "figure" in cell.metadata.get("mystnb", {})]
+    assert len(figures(before)) == len(drawn)
+    runs = [store.load(spec.key) for spec in specs]
+    assert all(number(run) in tables(before) for run in runs)
+
+    altered = dataclasses.replace(runs[0], metrics={**runs[0].metrics, metric: runs[0].metrics[metric] + 0.123})
+    try:
+        store.save(altered)
+        after = execute(values, CHAPTERS[name])
+    finally:
+        store.save(runs[0])
+    assert number(altered) in tables(after) and number(runs[0]) not in tables(after) and number(runs[1]) in tables(after)
+    redrawn = {figure for figure, old, new in zip(drawn, figures(before), figures(after)) if old != new}
+    assert redrawn and unmoved not in redrawn
+
+
+def markdown_tables(notebook) -> dict[str, str]:
+    """Name -> source of the numbered tables that the notebook makes."""
+    texts = [output.data["text/markdown"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
+    return {re.search(r":name: (\S+)", text)[1]: text for text in texts}
+
+
+@pytest.mark.parametrize("name", ["toy_similarity", "toy_layers"])
+def test_chapters_on_layers_glue_every_name_and_draw_every_figure_and_table(request, name):
+    notebook = request.getfixturevalue(name)
+    assert used_names(notebook) and not used_names(notebook) - set(glued(notebook))
+    assert not [key for key, text in glued(notebook).items() if "nan" in text]
+    assert len(figures(notebook)) == sum("figure" in cell.metadata.get("mystnb", {}) for cell in notebook.cells)
+    tables = markdown_tables(notebook)
+    assert len(tables) == sum("markdown_format" in cell.metadata.get("mystnb", {}) for cell in notebook.cells)
+    referred = set(re.findall(r"\{numref\}`([^`]+)`", "\n".join(cell.source for cell in notebook.cells)))
+    named = {cell.metadata["mystnb"]["figure"]["name"] for cell in notebook.cells if "figure" in cell.metadata.get("mystnb", {})}
+    assert referred == named | set(tables)
+
+
+def test_the_similarity_on_the_page_is_that_of_the_stored_weights(toy_similarity, store):
+    specs = exp4_specs(**TOY_SIMILARITY, label_noise=0.2, noise_seed=0)
+    runs = {(run.spec.model.width, run.spec.seed): run for run in (store.load(spec.key) for spec in specs)}
+    data = load(specs[0].data)
+    x = data.x_train[representations.probe(data, 500, 0)]
+    first, second = (representations.representation(runs[3, seed], 3, x)["L1"] for seed in (0, 1))
+    row = f"| L1 | {pages.with_interval(Estimate(float(linear_cka(first, second)), np.nan, np.nan, 2))} |"
+    assert row in markdown_tables(toy_similarity)["exp4-seeds-table"]
+    assert "nessun intervallo" in glued(toy_similarity)["cross_seed_pairs"]
+
+
+def test_the_toy_of_the_layers_trains_nothing_new_and_says_its_scale(toy_layers, store):
+    assert {spec.key for spec in toy_specs(TOY["seeds"])} <= set(store.keys())
+    (box,) = [output.data["text/html"] for output in outputs(toy_layers) if "admonition" in output.get("data", {}).get("text/html", "")]
+    assert "2 epoche invece delle 3.000 del report" in box and "configurazioni" not in box

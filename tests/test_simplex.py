@@ -1,0 +1,111 @@
+"""The simplex by optimisation against the closed-form floor; label noise on collapsed features against its formula; their words."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ncbook import analysis, dimensions, simplex
+from ncbook.metrics import gram_floor, nc2_gram_distance
+
+
+@pytest.mark.parametrize(("classes", "dims"), [(10, range(2, 13)), (4, range(2, 6)), (3, (2, 3))])
+def test_free_vectors_come_down_to_the_floor_and_no_further(classes, dims):
+    found = simplex.nearest_distances(classes, dims, starts=2)
+    assert found["floor"].tolist() == [gram_floor(classes, dim) for dim in dims for _ in range(2)]
+    assert found["value"].to_numpy() == pytest.approx(found["floor"].to_numpy(), abs=1e-6)
+    touched = found["value"] < simplex.TOUCHES
+    assert (touched == (found["feature_dim"] >= classes - 1)).all()
+    pd.testing.assert_frame_equal(found, simplex.nearest_distances(classes, dims, starts=2))
+
+
+def test_one_dimension_is_refused():
+    with pytest.raises(ValueError, match="dim=1 leaves nothing to optimise, all cosines being ±1: give at least 2."):
+        simplex.nearest_distance(10, 1, 0)
+
+
+def test_random_means_lie_where_the_metric_puts_them():
+    means = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 10, 9)))
+    measured = nc2_gram_distance(means, torch.arange(10).expand(200, 10))
+    assert simplex.random_distance(10, 9) == pytest.approx(float(measured.mean()))
+    assert simplex.random_distance(10, 9) > 2
+
+
+def test_noise_alone_costs_collapsed_features_what_the_formula_says():
+    clean = torch.arange(10).repeat_interleave(900)
+    noisy = clean.clone().reshape(10, 900)
+    for k in range(10):
+        noisy[k, :162] = torch.tensor([other for other in range(10) if other != k]).repeat(18)  # 18 %, evenly
+    noisy = noisy.flatten()
+    assert simplex.collapsed_nc1(clean, noisy, 10) == pytest.approx(simplex.collapsed_nc1_closed(0.18, 10)) == pytest.approx(0.5625)
+    assert simplex.collapsed_nc1(clean, clean, 10) == simplex.collapsed_nc1_closed(0, 10) == 0
+
+
+class Labels:
+    """What the chapter's words need of `data.Data`."""
+
+    y_clean = torch.arange(10).repeat(10)
+    y_noisy = torch.cat([torch.arange(10).roll(1), torch.arange(10).repeat(9)])
+    flipped = y_clean != y_noisy
+    classes = 10
+
+
+def make_last(nc2, seeds=(0, 1), dims=(2, 3, 8, 9, 10)):
+    rows = [
+        {"model": "resnet1d", "optimizer": "sgd", "width": 64, "feature_dim": dim, "seed": seed, "nc1_trace_ratio_noisy": 0.1 * dim}
+        | {"nc2_gram_noisy": nc2(dim) + 0.01 * seed, "nc2_gram_clean": nc2(dim)}
+        for dim in dims
+        for seed in seeds
+    ]
+    return pd.DataFrame(rows).astype({"feature_dim": "Int64"})
+
+
+def make_texts(last):
+    means = analysis.seed_means(
+        last, ["nc1_trace_ratio_noisy", "nc2_gram_noisy", "nc2_gram_clean"], by=[*analysis.CURVE, "width", "feature_dim"]
+    )
+    distances = simplex.nearest_distances(10, range(7, 11), starts=1)
+    return means, dimensions.texts(last, means, analysis.report_points("exp3"), distances, Labels())
+
+
+def test_words_follow_a_fall_to_the_floor_and_its_absence():
+    means, fallen = make_texts(make_last(lambda dim: gram_floor(10, dim) + 0.5))
+    assert fallen["drops_clean"].startswith("da d = 8 a d = 9: −1,18 [−1,18; −1,18], intervallo tutto sotto lo zero (il minimo geometrico: −1,18)")
+    assert fallen["at_threshold_clean"] == "0,50 [0,50; 0,50]" and fallen["permits"] == "con d = 9 e 10: tutte e sole quelle con d ≥ 9"
+    assert fallen["flipped_count"] == "10" and fallen["flipped_share"] == "10 %" and fallen["optimiser_gap"].startswith("10⁻")
+    assert fallen["floor_shares"].startswith("d = 2: 92,5 %; d = 3: 90,3 %; d = 8: ")
+    _, flat = make_texts(make_last(lambda dim: 7.0))
+    assert "da d = 8 a d = 9: 0,00 [0,00; 0,00], intervallo che contiene lo zero" in flat["drops_clean"]
+    rows = dimensions.nc2_rows(means, analysis.report_points("exp3"), 10)
+    assert rows[0][0] == "2" and rows[0][2] == "6,24" and rows[0][4:] == ["6,74 [6,74; 6,74]", "6,21"]
+    assert rows[3][5] == "1,90" and rows[3][2] == "0,00"
+
+
+def test_words_exist_for_one_seed_few_dimensions_and_diverged_networks():
+    whole = make_texts(make_last(lambda dim: 1.0))[1]
+    for last in (make_last(lambda dim: 1.0, (0,), (2,)), make_last(lambda dim: math.nan, (0,), (9,))):
+        means, texts = make_texts(last)
+        assert texts.keys() == whole.keys() and not [text for text in texts.values() if "nan" in text]
+        assert dimensions.nc2_rows(means, analysis.report_points("exp3"), 10)
+    assert make_texts(make_last(lambda dim: 1.0, (0,), (2,)))[1]["drops_noisy"].startswith("da d = 8 a d = 9: n.d.")
+
+
+def test_what_the_optimiser_does_not_find_is_not_claimed():
+    found = pd.DataFrame({"feature_dim": [8, 9], "value": [1.2, 0.1], "floor": [1.18, 0.0]})
+    assert dimensions.permits_text(found, 10) == "in nessuna delle dimensioni provate"
+    assert dimensions.permits_text(found.assign(value=0.0), 10) == "con d = 8 e 9: non esattamente quelle con d ≥ 9"
+
+
+def test_below_text_counts_and_names():
+    means = pd.DataFrame({"metric": "nc1", "feature_dim": [2, 3, 5], "mean": [0.1, 0.6, math.nan]})
+    assert dimensions.below_text(means, "nc1", 0.5) == "1 su 2 (d = 2)"
+    assert dimensions.below_text(means, "nc1", 1) == "2 su 2"
+
+
+def test_references_stand_beside_the_means():
+    means = dimensions.with_references(make_texts(make_last(lambda dim: 1.0))[0], Labels()).set_index(["metric", "feature_dim"])["mean"]
+    assert means["floor", 3] == gram_floor(10, 3) and means["floor", 9] == 0
+    assert means["collapsed", 2] == means["collapsed", 10] == simplex.collapsed_nc1(Labels.y_clean, Labels.y_noisy, 10)
+    assert means["random", 2] > means["floor", 2]
