@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ncbook.experiments import exp1_specs
+from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
 from ncbook.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,10 +52,28 @@ class Parameter:
         return f"{self.name}: {self.type} = {self.default!r}"
 
 
+def _ledger_specs(claims: list[str]) -> list[RunSpec]:
+    from ncbook.claims import ledger_specs
+
+    return ledger_specs(claims)
+
+
+def _experiments_specs(experiments: list[str]) -> list[RunSpec]:
+    """The runs of several chapters' defaults."""
+    specs = [spec for name in experiments for spec in chapter_specs(find_chapter(name), {})]
+    return list({spec.key: spec for spec in specs}.values())
+
+
 CHAPTERS = {
     chapter.name: chapter
     for chapter in (
         Chapter("exp1", "Test error and neural collapse over the parameters", ROOT / "notebooks" / "exp1_model_wise.ipynb", exp1_specs),
+        Chapter("exp2", "Test error and neural collapse over the epochs", ROOT / "notebooks" / "exp2_epoch_wise.ipynb", exp2_specs),
+        Chapter("exp3", "Neural collapse and the feature dimension", ROOT / "notebooks" / "exp3_feature_dim.ipynb", exp3_specs),
+        Chapter("exp4", "Similarity of representations", ROOT / "notebooks" / "exp4_cka.ipynb", exp4_specs),
+        Chapter("layers", "Where the collapse sits, layer by layer", ROOT / "notebooks" / "layers.ipynb", exp1_specs),
+        Chapter("composite", "The report's figure, drawn again", ROOT / "notebooks" / "figura_composita.ipynb", _experiments_specs),
+        Chapter("verdicts", "The claims and their verdicts", ROOT / "notebooks" / "verdetti.ipynb", _ledger_specs),
     )
 }
 
