@@ -8,9 +8,10 @@ import pandas as pd
 from ncbook import analysis
 from ncbook.analysis import CURVE, Estimate, seed_means
 from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_interval
-from ncbook.representations import STEPS, WHOLE
+from ncbook.representations import SHARE_MEASURES, STEPS, WHOLE
 from ncbook.spec import MODELS, OPTIMIZERS
 
+SHARE_NAMES = dict(zip(SHARE_MEASURES, ("log NC1, tracce", "log NC1", "separazione")))
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -178,16 +179,18 @@ def drift_texts(means: pd.DataFrame, epochs: int) -> dict[str, str]:
 
 
 def step_rows(shares: pd.DataFrame, model: str, width: int) -> list[list[str]]:
-    """A row for each layer of `model` at `width`: its shares of the collapse, log NC1 and separation for each optimiser (noisy labels)."""
+    """A row for each measure and layer of `model` at `width`: the layer's share of the collapse, a column for each optimiser (noisy labels)."""
     mine = shares[(shares["model"] == model) & (shares["width"] == width) & (shares["labels"] == "noisy")]
-    means = seed_means(mine, ["log_nc1", "separation"], by=["optimizer", "layer"]).set_index(["layer", "optimizer", "metric"])
-    columns = [(optimizer, metric) for optimizer in OPTIMIZERS for metric in ("log_nc1", "separation")]
+    means = seed_means(mine, SHARE_MEASURES, by=["optimizer", "layer"]).set_index(["layer", "optimizer", "metric"])
 
-    def cell(layer: str, optimizer: str, metric: str) -> str:
-        key = (layer, optimizer, metric)
+    def cell(*key: str) -> str:
         return with_interval(_at(means, key), 2) if key in means.index else MISSING
 
-    return [[layer, *(cell(layer, *column) for column in columns)] for layer in STEPS[model]]
+    return [
+        [words, layer, *(cell(layer, optimizer, measure) for optimizer in OPTIMIZERS)]
+        for measure, words in SHARE_NAMES.items()
+        for layer in STEPS[model]
+    ]
 
 
 def last_layer(shares: pd.DataFrame) -> pd.DataFrame:
@@ -200,7 +203,7 @@ def share_texts(shares: pd.DataFrame) -> dict[str, str]:
     texts = {}
     for labels in ("noisy", "clean"):
         mine = last_layer(shares[shares["labels"] == labels])
-        for measure in ("log_nc1", "separation"):
+        for measure in SHARE_MEASURES:
             means = mine.groupby([*CURVE, "width"])[measure].mean().dropna()
             texts[f"{measure}_{labels}_half"] = f"{int((means > 0.5).sum())} su {len(means)}"
             if means.empty:
@@ -214,16 +217,16 @@ def share_texts(shares: pd.DataFrame) -> dict[str, str]:
 
 
 def almost_only_text(shares: pd.DataFrame) -> str:
-    """Whether the collapse sits almost only in the last layer, by its share (at least 0.9) on the noisy labels under both measures."""
-    mine = last_layer(shares[shares["labels"] == "noisy"]).groupby([*CURVE, "width"])[["log_nc1", "separation"]].mean().dropna()
+    """Whether the collapse sits almost only in the last layer, by its share (at least 0.9) on the noisy labels by every measure."""
+    mine = last_layer(shares[shares["labels"] == "noisy"]).groupby([*CURVE, "width"])[list(SHARE_MEASURES)].mean().dropna()
     if mine.empty:
         return "nessuna rete collassa, e la domanda non si pone"
     count = int((mine >= 0.9).all(axis=1).sum())
     if count == len(mine):
-        return "in tutte le reti l'ultimo strato fa almeno nove decimi del collasso, con entrambe le misure"
+        return "in tutte le reti l'ultimo strato fa almeno nove decimi del collasso, con ogni misura"
     if count == 0:
-        return "in nessuna rete l'ultimo strato fa nove decimi del collasso con entrambe le misure"
-    return f"l'ultimo strato fa almeno nove decimi del collasso, con entrambe le misure, in {count} reti su {len(mine)}"
+        return "in nessuna rete l'ultimo strato fa nove decimi del collasso con ogni misura"
+    return f"l'ultimo strato fa almeno nove decimi del collasso, con ogni misura, in {count} reti su {len(mine)}"
 
 
 def readout_texts(layers: pd.DataFrame, last: pd.DataFrame) -> dict[str, str]:

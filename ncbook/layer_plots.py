@@ -102,23 +102,23 @@ def over_layers(means: pd.DataFrame, panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def share_rows(means: pd.DataFrame) -> Figure:
+def share_rows(means: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     """The last layer's share of each network's collapse: a row for each width and optimiser, a column for each model.
 
-    means: from `analysis.seed_means` of `collapse_shares`, last layers only. Filled marks: log_nc1, hollow ones: separation.
+    means: from `analysis.seed_means` of `collapse_shares`, last layers only; labels: measure -> its name. Filled, grey and hollow marks.
     """
     models = plots._ordered(means["model"])
     rows = list(means[["width", "optimizer"]].drop_duplicates().sort_values(["width", "optimizer"]).itertuples(index=False, name=None))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 1.8 + 0.45 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(6.0, 1.8 + 0.55 * len(rows)), layout="constrained")
         grid = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False)[0]
         for ax, model in zip(grid, models):
             for one in means[means["model"] == model].to_dict("records"):
-                filled = one["metric"] == "log_nc1"
-                at = rows.index((one["width"], one["optimizer"])) + (-0.15 if filled else 0.15)
+                position = list(labels).index(one["metric"])
+                at = rows.index((one["width"], one["optimizer"])) + 0.22 * (position - (len(labels) - 1) / 2)
                 color, marker = COLORS.get(one["optimizer"], "0.3"), MARKERS.get(one["optimizer"], "D")
                 ax.plot([one["low"], one["high"]], [at] * 2, color=color)
-                ax.plot(one["mean"], at, marker, color=color, mfc=color if filled else "white", ms=7)
+                ax.plot(one["mean"], at, marker, color=color, mfc=(color, "0.8", "white")[position], ms=7)
             ax.axvline(0.5, color="0.4", lw=1, ls=(0, (4, 2)))
             ax.set_title(name(model), fontweight="bold")
             ax.set_xlabel("quota")
@@ -127,9 +127,7 @@ def share_rows(means: pd.DataFrame) -> Figure:
         grid[0].set_xlim(min(low, -0.03), max(high, 1.03))
         grid[0].set_yticks(range(len(rows)), [f"{name(optimizer)}, {width}" for width, optimizer in rows])
         grid[0].invert_yaxis()
-        handles = [
-            Line2D([], [], color="0.3", marker="o", ls="", label="log NC1"),
-            Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label="separazione"),
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        fills = zip(labels.values(), ("0.3", "0.8", "white"))
+        handles = [Line2D([], [], color="0.3", marker="o", mfc=fill, ls="", label=words) for words, fill in fills]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

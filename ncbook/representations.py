@@ -24,6 +24,8 @@ WHOLE = "L2*"
 STEPS = {"resnet1d": {"L0": "stem", "L1": "block1", "L2": "block2"}, "cnn1d": {f"C{i}": f"conv{i}" for i in (1, 2, 3, 4)}}
 """The spatial layers of each model in their order, by short names. Mean-pooled, the last of them is what the classifier gets."""
 INPUT = "in"
+SHARE_MEASURES = ("log_nc1", "log_nc1_standard", "separation")
+"""What `collapse_shares` divides among the layers."""
 
 _CHUNK = 500  # points put through a network at once
 
@@ -314,7 +316,11 @@ def moved(features: Tensor, seed: int) -> Tensor:
 
 
 def readout(features: Tensor, labels: Tensor) -> Tensor:
-    """The linear map `[K, d]` that best predicts the one-hot labels `[N]` from features `[N, d]` in least squares, intercept apart."""
+    """The linear map `[K, d]` that best predicts the one-hot labels `[N]` from features `[N, d]` in least squares, intercept apart.
+
+    Nothing holds the weights down. With strong weight decay they would become proportional to the class means of any features whatever,
+    and NC3 would vanish without any collapse.
+    """
     targets = torch.nn.functional.one_hot(labels).double()
     features = features.double() - features.double().mean(0)
     return torch.linalg.lstsq(features, targets - targets.mean(0), driver="gelsd").solution.T
@@ -342,14 +348,15 @@ def layer_collapse(run: Run, epoch: int, data: Data) -> pd.DataFrame:
 def collapse_shares(layers: pd.DataFrame) -> pd.DataFrame:
     """Which share of a network's collapse each layer adds to the one before it, from the rows of `layer_collapse`.
 
-    Two measures: log_nc1, of the fall of log(tr Σ_W / tr Σ_B) from input to last layer, and separation, of the rise of the
-    between-class share of the variance. Columns: model, optimizer, width, seed, labels, layer, log_nc1, separation; shares of one network
-    add up to 1, may be negative, and are NaN where it does not collapse at all.
+    By each of `SHARE_MEASURES`: log_nc1, of the fall of log(tr Σ_W / tr Σ_B) from input to last layer; log_nc1_standard, of that of
+    log(tr(Σ_W Σ_B†) / K); separation, of the rise of the between-class share of the variance. Columns: model, optimizer, width, seed, labels,
+    layer and the measures; shares of one network add up to 1, may be negative, and are NaN where it does not collapse at all.
     """
     rows = []
     for (*where, labels), network_rows in layers.groupby([*CURVE, "width", "seed", "labels"]):
         steps = network_rows.set_index("layer").loc[[INPUT, *STEPS[where[0]]]]
-        changes = {"log_nc1": -np.log(steps["nc1_trace_ratio"]).diff(), "separation": steps["separation"].diff()}
+        measures = (-np.log(steps["nc1_trace_ratio"]), -np.log(steps["nc1"]), steps["separation"])
+        changes = {name: measure.diff() for name, measure in zip(SHARE_MEASURES, measures)}
         shares = {name: (change / change.sum() if change.sum() > 0 else change * np.nan).iloc[1:] for name, change in changes.items()}
         names = dict(zip([*CURVE, "width", "seed"], where)) | {"labels": labels}
         rows += [{**names, "layer": layer, **{name: share[layer] for name, share in shares.items()}} for layer in steps.index[1:]]

@@ -243,14 +243,17 @@ def layer_table(ratios, labels="noisy"):
     """One ResNet1D whose layers have these tr Σ_W / tr Σ_B, from the input on."""
     where = {"model": "resnet1d", "optimizer": "sgd", "width": 12, "seed": 0, "labels": labels}
     names = [rep.INPUT, "L0", "L1", "L2"]
-    return pd.DataFrame({**where, "layer": n, "nc1_trace_ratio": r, "separation": 1 / (1 + r)} for n, r in zip(names, ratios))
+    return pd.DataFrame(
+        {**where, "layer": n, "nc1_trace_ratio": r, "nc1": r**2, "separation": 1 / (1 + r)} for n, r in zip(names, ratios)
+    )
 
 
 def test_shares_of_the_collapse_add_up_and_may_be_negative():
     shares = rep.collapse_shares(layer_table([9.0, 3.0, 4.0, 1.0])).set_index("layer")
     np.testing.assert_allclose(shares["log_nc1"], np.log([9 / 3, 3 / 4, 4]) / np.log(9))
+    np.testing.assert_allclose(shares["log_nc1_standard"], shares["log_nc1"])  # the squares of the same ratios
     np.testing.assert_allclose(shares["separation"], [0.15 / 0.4, -0.05 / 0.4, 0.3 / 0.4])
-    assert rep.collapse_shares(layer_table([1.0, 2.0, 3.0, 4.0]))[["log_nc1", "separation"]].isna().all(axis=None)
+    assert rep.collapse_shares(layer_table([1.0, 2.0, 3.0, 4.0]))[list(rep.SHARE_MEASURES)].isna().all(axis=None)
 
 
 # Words
