@@ -426,6 +426,7 @@ def collapse_share(evidence: Evidence, layers: list[str], share: str, labels: li
     """Which part of a network's collapse the named layers add, by `representations.collapse_shares`, in networks that have one of them."""
     shares = evidence.collapse_shares
     shares = shares[shares["layer"].isin(layers) & shares["labels"].isin(labels)]
-    added = shares.groupby([*CURVE, "labels", "seed"])[share].sum(min_count=1).reset_index()
-    groups = added.groupby([*CURVE, "labels"])[share]
-    return {f"{name(model)} {name(optimizer)} {which}": estimate(values) for (model, optimizer, which), values in groups}
+    case = [*CURVE, "width", "labels"]
+    added = shares.groupby([*case, "seed"])[share].sum(min_count=1).reset_index()
+    groups = added.groupby(case)[share]
+    return {f"{name(model)} {name(optimizer)} W = {width} {which}": estimate(values) for (model, optimizer, width, which), values in groups}
