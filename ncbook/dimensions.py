@@ -109,6 +109,7 @@ def texts(last: pd.DataFrame, means: pd.DataFrame, points: pd.DataFrame, distanc
     found = {
         "feature_dims": listing(sorted(set(last["feature_dim"]))),
         "threshold": str(threshold),
+        "starts": str(distances["feature_dim"].value_counts().max()),
         "permits": permits_text(distances, classes),
         "optimiser_gap": _power_above(float((distances["value"] - distances["floor"]).abs().max())),
         "flipped_count": number(int(data.flipped.sum()), 0),

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 NAMES = {"resnet1d": "ResNet1D", "cnn1d": "CNN1D", "sgd": "SGD", "adam": "Adam"}
@@ -198,6 +198,7 @@ def curves(
             _y_axis(ax, log)
         if log_x:
             axes[-1].set_xscale("log")
+            axes[-1].xaxis.set_minor_formatter(LogFormatter())
         axes[-1].xaxis.set_major_formatter(FuncFormatter(_comma))
         axes[-1].set_xlabel(x_label)
         handles = [Line2D([], [], color=_CYCLE[i % len(_CYCLE)], marker=marker, label=f"$W$ = {value}") for i, value in enumerate(hues) if hue]
