@@ -17,7 +17,8 @@ import yaml
 
 from ncbook.analysis import Estimate
 from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs
-from ncbook.measures import MEASURES, Evidence
+from ncbook.evidence import Evidence
+from ncbook.measures import MEASURES
 from ncbook.spec import RunSpec
 from ncbook.store import Store
 

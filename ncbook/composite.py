@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ncbook import analysis, metrics
 from ncbook.analysis import Estimate, estimate
-from ncbook.measures import Evidence
+from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
 from ncbook.plots import NAMES, STYLE, _comma, _y_axis
 from ncbook.representations import cka_matrix, pair_estimate

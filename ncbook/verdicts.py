@@ -165,7 +165,8 @@ def reason_text(result: Result, language: str) -> str:
     else:
         counts = result.counts()
         parts = [words["inside"].format(counts[HELD], sum(counts.values()))]
-        parts += [words[kind].format(_which(result, outcome, language)) for kind, outcome in (("outside", FAILED), ("across", UNDECIDED)) if counts[outcome]]
+        others = (("outside", FAILED), ("across", UNDECIDED))
+        parts += [words[kind].format(_which(result, outcome, language)) for kind, outcome in others if counts[outcome]]
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -237,7 +238,8 @@ def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
     measured = "".join(f"<li>{text(one)}</li>" for one in measured_texts(result, language))
     why = f"<details><summary>{_PHRASES[language]['why']}</summary>{text(claim.why[language])}</details>"
     return (
-        f'<tr id="verdict-{claim.id}"><th scope="row"><b>{claim.id}</b> <small>{text(claim.place[language])}</small><br>{text(claim.statement[language])}</th>'
+        f'<tr id="verdict-{claim.id}"><th scope="row"><b>{claim.id}</b> <small>{text(claim.place[language])}</small><br>'
+        f"{text(claim.statement[language])}</th>"
         f'<td data-name="{names[1]}">{text(claim.reported[language])}</td>'
         f'<td data-name="{names[2]}"><ul>{measured}</ul><small>{scale_text(result, language)}</small></td>'
         f'<td data-name="{names[3]}">{_badge(result.verdict, language)} {text(reason_text(result, language))}{why}</td></tr>'

@@ -15,8 +15,9 @@ from ncbook import claims, measures, models, report_facts, verdicts
 from ncbook.analysis import Estimate, estimate
 from ncbook.claims import FAILED, HELD, NOT_REPRODUCED, NOT_TESTABLE, NOT_YET, PARTLY, REPRODUCED, UNDECIDED, VERDICTS, ClaimError, Found, Range, Scale
 from ncbook.cli import main
+from ncbook.evidence import Evidence
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
-from ncbook.measures import MEASURES, Evidence, exact
+from ncbook.measures import MEASURES, exact
 from ncbook.metrics import gram_floor
 from ncbook.spec import RunSpec
 from ncbook.store import PROVENANCE, Run, Store
