@@ -10,10 +10,12 @@ import numpy as np
 import papermill
 import pytest
 
-from ncbook import pages
+from ncbook import pages, representations
 from ncbook.analysis import Estimate, estimate
 from ncbook.chapters import CHAPTERS, parameters
-from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs
+from ncbook.data import load
+from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
+from ncbook.metrics import linear_cka
 from ncbook.store import Store
 
 EXP1 = CHAPTERS["exp1"]
