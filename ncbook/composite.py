@@ -71,11 +71,11 @@ def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
     Lines and filled markers are means over seeds, bands and bars their 95 % intervals where there are several; hollow markers, and the
     numbers in brackets, are the report's.
     """
-    with mpl.rc_context(STYLE | {"font.size": 10, "axes.titlesize": 11, "legend.fontsize": 9.5, "lines.markersize": 4, "lines.linewidth": 1.5}):
-        drawn = Figure(figsize=(6.0, 14.5), layout="constrained")
+    with mpl.rc_context(STYLE | {"lines.markersize": 4, "lines.linewidth": 1.5}):
+        drawn = Figure(figsize=(6.0, 16.0), layout="constrained")
         axes = list(drawn.subplots(6, 2).flat)
         draw: Sequence[tuple[str, str, Callable[[Axes, Evidence], None]]] = [
-            *((f"{title}", "exp1", _over_parameters(title, metric)) for title, metric in _OVER_PARAMETERS.items()),
+            *((title, "exp1", _over_parameters(title, metric)) for title, metric in _OVER_PARAMETERS.items()),
             ("errore di test", "exp2", _over_epochs),
             ("NC1", "exp3", _over_dims("nc1")),
             ("NC2", "exp3", _over_dims("nc2")),
@@ -152,7 +152,7 @@ def _heatmap(ax: Axes, evidence: Evidence) -> None:
     ax.imshow(ours, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(ours):
         text = f"{value:.2f}\n({theirs[row, column]:.2f})".replace(".", ",")
-        ax.text(column, row, text, ha="center", va="center", color="white" if value < 0.55 else "black", fontsize=9.5)
+        ax.text(column, row, text, ha="center", va="center", color="white" if value < 0.55 else "black", fontsize=11)
     ax.set_xticks(range(len(LAYERS)), LAYERS)
     ax.set_yticks(range(len(LAYERS)), LAYERS)
     ax.grid(False)

@@ -30,7 +30,8 @@ _PHRASES = {
         "no_runs": "nessuna rete",
         "no_scale": "non dipende da reti",
         "scale": "{} epoche, semi: {}",
-        "missing": "reti mancanti: {} su {}; le addestra `ncbook sweep {}`",
+        "missing": "reti mancanti: {} su {}",
+        "trains": "le addestra `ncbook sweep {}`",
         "epochs": "le epoche sono {} e ne servono {}",
         "seeds_needed": "i semi sono {} e ne servono {}",
         "one_seed": "il seme è uno solo, dunque senza intervallo, e ne servono {}",
@@ -58,7 +59,8 @@ _PHRASES = {
         "no_runs": "no network",
         "no_scale": "rests on no network",
         "scale": "{} epochs, seeds: {}",
-        "missing": "networks missing: {} of {}; `ncbook sweep {}` trains them",
+        "missing": "networks missing: {} of {}",
+        "trains": "`ncbook sweep {}` trains them",
         "epochs": "there are {} epochs and {} are needed",
         "seeds_needed": "there are {} seeds and {} are needed",
         "one_seed": "there is one seed, hence no interval, and {} are needed",
@@ -116,7 +118,7 @@ def value_text(value: Estimate, language: str) -> str:
 
 def criterion_text(criterion: Range, language: str) -> str:
     """`> 0`, `< 0,1` or `fra 0,195 e 0,205`."""
-    low, high = (_in(language, f"{end:g}".replace("-", "−").replace(".", ",")) for end in criterion)
+    low, high = (_in(language, f"{end:,.6g}".translate(str.maketrans(",.-", ".,−"))) for end in criterion)
     if math.isinf(criterion.high):
         return f"> {low}"
     return f"< {high}" if math.isinf(criterion.low) else _PHRASES[language]["between"].format(low, high)
@@ -153,13 +155,13 @@ def scale_text(result: Result, language: str) -> str:
     return _PHRASES[language]["scale"].format(_in(language, number(result.found.epochs, 0)), result.found.seeds)
 
 
-def reason_text(result: Result, language: str) -> str:
-    """Why the verdict is what it is, in one sentence."""
+def reason_text(result: Result, language: str, *, command: bool = True) -> str:
+    """Why the verdict is what it is, in one sentence; where runs lack, with the `command` that trains them."""
     words, claim = _PHRASES[language], result.claim
     if not claim.checks:
         return claim.why[language]
     if result.found and claim.scale and not claims.reaches(result.found, claim.scale):
-        parts = _shortfall(result, language)
+        parts = _shortfall(result, language, command)
     elif result.verdict == claims.NOT_YET:
         parts = [words["nothing"]]
     else:
@@ -171,12 +173,13 @@ def reason_text(result: Result, language: str) -> str:
     return sentence[0].upper() + sentence[1:] + "."
 
 
-def _shortfall(result: Result, language: str) -> list[str]:
+def _shortfall(result: Result, language: str, command: bool) -> list[str]:
     """What the runs lack, and the command that makes it."""
     words, claim, found = _PHRASES[language], result.claim, result.found
     assert claim.scale and claim.reads and found
     if found.missing:
-        return [words["missing"].format(found.missing, found.total, claim.reads.chapter)]
+        missing = words["missing"].format(found.missing, found.total)
+        return [missing, words["trains"].format(claim.reads.chapter)] if command else [missing]
     parts, arguments = [], []
     if found.epochs < claim.scale.epochs:
         parts.append(words["epochs"].format(*(_in(language, number(epochs, 0)) for epochs in (found.epochs, claim.scale.epochs))))
@@ -185,7 +188,7 @@ def _shortfall(result: Result, language: str) -> list[str]:
         lone = found.seeds == 1
         parts.append(words["one_seed"].format(claim.scale.seeds) if lone else words["seeds_needed"].format(found.seeds, claim.scale.seeds))
         arguments.append(f'-p {claim.scale.seeds_parameter} "{list(range(claim.scale.seeds))}"')
-    return [*parts, words["command"].format(claim.reads.chapter, " ".join(arguments))]
+    return [*parts, words["command"].format(claim.reads.chapter, " ".join(arguments))] if command else parts
 
 
 def _which(result: Result, outcome: str, language: str) -> str:
@@ -270,5 +273,5 @@ def page_texts(results: Sequence[Result], language: str) -> dict[str, str]:
         name = result.claim.id
         texts[f"verdict_{name}"], texts[f"word_{name}"] = result.verdict, WORDS[language][result.verdict]
         texts[f"measured_{name}"] = "; ".join(measured_texts(result, language))
-        texts[f"reason_{name}"] = reason_text(result, language)
+        texts[f"reason_{name}"] = reason_text(result, language, command=False)
     return texts | {f"word_{verdict.replace(' ', '_')}": WORDS[language][verdict] for verdict in VERDICTS}
