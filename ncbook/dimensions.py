@@ -136,5 +136,7 @@ def texts(last: pd.DataFrame, means: pd.DataFrame, points: pd.DataFrame, distanc
     beside = analysis.beside_report(means, points).dropna(subset="difference")
     for metric, name in ((NC1, "nc1"), (NC2, "nc2")):
         difference = beside[beside["metric"] == f"{metric}_noisy"]["difference"]
-        found[f"{name}_from_report"] = f"{number(difference.abs().median())} su {len(difference)} dimensioni" if len(difference) else MISSING
+        found[f"{name}_from_report"] = MISSING
+        if len(difference):
+            found[f"{name}_from_report"] = f"{number(difference.abs().median())} su {len(difference)} dimensioni"
     return found

@@ -224,8 +224,9 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
     )
     large = runs[runs["width"] == widest]
     texts["late_level"] = with_interval(estimate(large["late_median"]))
-    texts["late_range"] = f"{number(large['late_min'].min())}–{number(large['late_max'].max())}" if large["late_min"].notna().any() else MISSING
-    texts["late_band"] = in_band_text(large["late_min"].min(), large["late_max"].max())
+    low, high = large["late_min"].min(), large["late_max"].max()
+    texts["late_range"] = f"{number(low)}–{number(high)}" if math.isfinite(low) else MISSING
+    texts["late_band"] = in_band_text(low, high)
     levels = against_widest(runs.assign(all="all"), "late_median", ["all"])
     texts["late_differences"] = (
         "; ".join(f"W = {width}: {with_interval(v, sign=True)}, {sign_text(v)}" for width, values in levels.items() for v in values)

@@ -3,6 +3,7 @@
 A figure is at most six inches wide with large type, so that it can be read at the width of a telephone.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -201,7 +202,8 @@ def curves(
             axes[-1].xaxis.set_minor_formatter(LogFormatter())
         axes[-1].xaxis.set_major_formatter(FuncFormatter(_comma))
         axes[-1].set_xlabel(x_label)
-        handles = [Line2D([], [], color=_CYCLE[i % len(_CYCLE)], marker=marker, label=f"$W$ = {value}") for i, value in enumerate(hues) if hue]
+        shades = zip(itertools.cycle(_CYCLE), hues if hue else [])
+        handles = [Line2D([], [], color=color, marker=marker, label=f"$W$ = {value}") for color, value in shades]
         if hue is None or len(labels) > 1:
             colors = ["0.3"] * len(labels) if hue else _CYCLE
             handles += [Line2D([], [], color=c, ls=s, label=label) for c, s, label in zip(colors, _SOLID_FIRST, labels) if label]

@@ -48,9 +48,10 @@ def test_spreads_are_those_of_each_window_and_wobble_passes_over_a_trend():
     found = epochwise.spreads(table).set_index("window").loc["4–10"]
     values = np.arange(4, 11) / 100
     assert found["std"] == pytest.approx(values.std(ddof=1)) and found["range"] == pytest.approx(0.06)
-    assert found["wobble"] == pytest.approx(0.01 / math.sqrt(2)) and found["epoch"] == pytest.approx(math.sqrt(40)) and found["measured"] == 7
+    assert found["wobble"] == pytest.approx(0.01 / math.sqrt(2))
+    assert found["epoch"] == pytest.approx(math.sqrt(40)) and found["measured"] == 7
     noise = np.random.default_rng(0).normal(0, 0.02, 1001)
-    table = make_table(widths=[12], seeds=[0], epochs=range(317, 1001), error=lambda width, epoch: epoch / 1e5 + noise[epoch])
+    table = make_table([12], [0], range(317, 1001), lambda width, epoch: epoch / 1e5 + noise[epoch])
     assert epochwise.spreads(table)["wobble"].iloc[0] == pytest.approx(0.02, rel=0.1)
 
 
@@ -137,7 +138,8 @@ def test_words_of_the_late_level_and_of_the_report():
 
 def test_words_and_rows_exist_whatever_was_run():
     whole = make_texts(make_table())
-    for table in (make_table([2], [0], [1]), make_table([2, 4], [3], [1, 2, 3]), make_table().assign(train_loss=math.nan, test_error=math.nan)):
+    lost = make_table().assign(train_loss=math.nan, test_error=math.nan)
+    for table in (make_table([2], [0], [1]), make_table([2, 4], [3], [1, 2, 3]), lost):
         texts, runs = make_texts(table), epochwise.milestones(table)
         assert texts.keys() == whole.keys() and not [text for text in texts.values() if "nan" in text]
         cells = epochwise.spread_rows(epochwise.spreads(table)) + epochwise.learning_rows(runs) + epochwise.level_rows(runs)

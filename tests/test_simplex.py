@@ -72,7 +72,8 @@ def make_texts(last):
 
 def test_words_follow_a_fall_to_the_floor_and_its_absence():
     means, fallen = make_texts(make_last(lambda dim: gram_floor(10, dim) + 0.5))
-    assert fallen["drops_clean"].startswith("da d = 8 a d = 9: −1,18 [−1,18; −1,18], intervallo tutto sotto lo zero (il minimo geometrico: −1,18)")
+    drop = "da d = 8 a d = 9: −1,18 [−1,18; −1,18], intervallo tutto sotto lo zero (il minimo geometrico: −1,18)"
+    assert fallen["drops_clean"].startswith(drop)
     assert fallen["at_threshold_clean"] == "0,50 [0,50; 0,50]" and fallen["permits"] == "con d = 9 e 10: tutte e sole quelle con d ≥ 9"
     assert fallen["flipped_count"] == "10" and fallen["flipped_share"] == "10 %" and fallen["optimiser_gap"].startswith("10⁻")
     assert fallen["floor_shares"].startswith("d = 2: 92,5 %; d = 3: 90,3 %; d = 8: ")
