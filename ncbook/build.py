@@ -39,7 +39,8 @@ def _published(chapter: Chapter) -> list[Path]:
 
 def _execute_if_stale(chapter: Chapter) -> None:
     """Executes the chapter into `EXECUTED` unless what it is made from is as it was then."""
-    sources = [chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *(ROOT / "book" / "reference").rglob("*"), *_published(chapter)]
+    facts = [ROOT / "book" / "claims.yml", *(ROOT / "book" / "reference").rglob("*")]
+    sources = [chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *facts, *_published(chapter)]
     digest = _digest(sources)
     made_from = EXECUTED / f"{chapter.notebook.stem}.digest"
     if (EXECUTED / chapter.notebook.name).is_file() and made_from.is_file() and made_from.read_text() == digest:

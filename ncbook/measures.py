@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ncbook import analysis, data, epochwise, metrics, models, representations, simplex
+from ncbook import analysis, data, metrics, models, representations, simplex
 from ncbook.analysis import CURVE, Estimate, estimate
 from ncbook.evidence import PROBE_POINTS, Evidence
 from ncbook.plots import name
+from ncbook.report import epochwise
 from ncbook.spec import DataSpec
 
 Cases = dict[str, Estimate]

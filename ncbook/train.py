@@ -6,7 +6,7 @@ does not depend on who shares its stack. Knows models, data and metrics; knows n
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np

@@ -9,6 +9,7 @@ from scipy import stats
 
 from ncbook import analysis, pages, plots
 from ncbook.analysis import Estimate, estimate, interior_peak
+from ncbook.report import modelwise
 
 WIDTHS = [2, 4, 8, 16, 32]
 ERRORS = [0.5, 0.1, 0.2, 0.3, 0.05]
@@ -194,12 +195,12 @@ def test_reduced_scale_is_found_by_comparison_with_the_report():
 
 def test_peak_texts_carry_the_tables_numbers_and_follow_them():
     points = analysis.report_points("exp1")
-    texts = pages.peak_texts(make_table(), points)
+    texts = modelwise.peak_texts(make_table(), points)
     assert texts["resnet1d_sgd_peak"] == "16 (3.072)" and texts["resnet1d_sgd_report_peak"] == "16 (3.440)"
     assert texts["resnet1d_adam_peak_error"].startswith("0,320 [")
     assert texts["peak_count"] == "4 su 4" and texts["rise_tally"] == "4 sopra lo zero (su 4)"
     assert "ResNet1D con SGD: −0,050 [" in texts["beyond_minimum"] and "intervallo tutto sotto lo zero" in texts["beyond_minimum"]
-    worse = pages.peak_texts(make_table([0.5, 0.1, 0.2, 0.3, 0.15]), points)
+    worse = modelwise.peak_texts(make_table([0.5, 0.1, 0.2, 0.3, 0.15]), points)
     assert "ResNet1D con SGD: +0,050 [" in worse["beyond_minimum"] and "intervallo tutto sopra lo zero" in worse["beyond_minimum"]
 
 
@@ -208,16 +209,16 @@ def test_texts_exist_whatever_was_run():
     one = make_table(models=["cnn1d"], optimizers=["adam"], seeds=[4])
     one = one[one["width"] == 4]
     for make in (
-        lambda last: pages.peak_texts(last, points),
-        lambda last: pages.report_texts(analysis.seed_means(last, ["test_error"]), points),
-        lambda last: pages.difference_texts(last, ["test_error", "nc1"]),
-        lambda last: pages.collapse_texts(last, {"nc1": "NC1"}),
+        lambda last: modelwise.peak_texts(last, points),
+        lambda last: modelwise.report_texts(analysis.seed_means(last, ["test_error"]), points),
+        lambda last: modelwise.difference_texts(last, ["test_error", "nc1"]),
+        lambda last: modelwise.collapse_texts(last, {"nc1": "NC1"}),
         lambda last: pages.limit_texts(last, "exp1"),
     ):
         assert make(whole).keys() == make(one).keys()
         assert not [text for text in make(one).values() if "nan" in text]
-    assert pages.peak_texts(one, points)["resnet1d_sgd_peak"] == "n.d."
-    assert pages.peak_texts(one, points)["cnn1d_adam_peak"] == "nessuno"
+    assert modelwise.peak_texts(one, points)["resnet1d_sgd_peak"] == "n.d."
+    assert modelwise.peak_texts(one, points)["cnn1d_adam_peak"] == "nessuno"
 
 
 def test_lines_and_bands_are_the_means_and_their_intervals():

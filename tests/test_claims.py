@@ -11,15 +11,29 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ncbook import claims, measures, models, report_facts, verdicts
+from ncbook import claims, measures, models, verdicts
 from ncbook.analysis import Estimate, estimate
-from ncbook.claims import FAILED, HELD, UNDECIDED, ClaimError, Found, Range, Scale
-from ncbook.claims import NOT_REPRODUCED, NOT_TESTABLE, NOT_YET, PARTLY, REPRODUCED, VERDICTS
+from ncbook.claims import (
+    FAILED,
+    HELD,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    NOT_YET,
+    PARTLY,
+    REPRODUCED,
+    UNDECIDED,
+    VERDICTS,
+    ClaimError,
+    Found,
+    Range,
+    Scale,
+)
 from ncbook.cli import main
 from ncbook.evidence import Evidence
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
 from ncbook.measures import MEASURES, exact
 from ncbook.metrics import gram_floor
+from ncbook.report import facts
 from ncbook.spec import RunSpec
 from ncbook.store import PROVENANCE, Run, Store
 
@@ -338,7 +352,7 @@ def test_no_page_names_a_verdict_by_itself(path: Path):
 
 
 def test_summary_and_conclusions_take_only_what_the_page_of_verdicts_gives():
-    texts = set(verdicts.page_texts(claims.evaluate([]), "it")) | set(report_facts.texts())
+    texts = set(verdicts.page_texts(claims.evaluate([]), "it")) | set(facts.texts())
     for claim in LEDGER:
         texts |= {f"{kind}_{claim.id}" for kind in ("verdict", "word", "measured", "reason")}
     conclusions = (BOOK / "conclusioni.md").read_text(encoding="utf-8")
@@ -348,7 +362,7 @@ def test_summary_and_conclusions_take_only_what_the_page_of_verdicts_gives():
 
 
 def test_what_the_report_s_own_numbers_show():
-    texts = report_facts.texts()
+    texts = facts.texts()
     assert texts["nc3_uncentred_values"] == "2,42; 3,33; 4,01" and texts["nc3_standard_values"] == "0,00; 0,00; 0,00"
     assert texts["noise_nc1"] == "0,56" and texts["report_peak_width"] == "16" and texts["same_layer_difference"] == "0,00"
     assert not [name for name, text in texts.items() if "n.d." in text or "nan" in text]

@@ -13,8 +13,8 @@ import ncbook.build
 import ncbook.store
 import ncbook.sweep
 from ncbook.chapters import CHAPTERS, Chapter, chapter_specs
-from ncbook.experiments import exp1_specs
 from ncbook.cli import main
+from ncbook.experiments import exp1_specs
 from ncbook.store import PROVENANCE, Run, Store
 
 TOY = ["-p", "widths", "[2]", "-p", "models", "[resnet1d]", "-p", "optimizers", "[sgd]", "-p", "epochs", "2", "-p", "seeds", "[0, 1]"]

@@ -1,11 +1,11 @@
 """The composite figure: eleven panels from the runs, each with the report's own values beside."""
 
 import pytest
+from test_claims import fake
 
-from ncbook import composite
 from ncbook.evidence import Evidence
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
-from test_claims import fake
+from ncbook.report import composite
 
 METRICS = {"test_error": 0.2, "nc1_trace_ratio_noisy": 0.3, "nc2_gram_noisy": 1.5, "nc3_uncentred_noisy": 2.0, "nc4_noisy": 0.1}
 

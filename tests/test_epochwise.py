@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ncbook import analysis, epochwise
+from ncbook import analysis
+from ncbook.report import epochwise
 from ncbook.spec import ModelSpec, OptimizerSpec, RunSpec
 
 

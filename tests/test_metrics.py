@@ -14,8 +14,20 @@ from sklearn.metrics import calinski_harabasz_score
 from sklearn.neighbors import NearestCentroid
 
 from ncbook import metrics
-from ncbook.metrics import collapse_metrics, feature_norm, gram_floor, linear_cka, nc1, nc1_trace_ratio, nc2, nc2_gram_distance, nc2_weight
-from ncbook.metrics import nc3, nc3_uncentred, nc4
+from ncbook.metrics import (
+    collapse_metrics,
+    feature_norm,
+    gram_floor,
+    linear_cka,
+    nc1,
+    nc1_trace_ratio,
+    nc2,
+    nc2_gram_distance,
+    nc2_weight,
+    nc3,
+    nc3_uncentred,
+    nc4,
+)
 
 KEYS = ["nc1", "nc1_trace_ratio", "nc2_equinorm", "nc2_equiangularity", "nc2_gram", "nc3", "nc3_uncentred", "nc4"]
 SHAPES = [(400, 16, 10), (300, 64, 10), (200, 4, 10), (120, 9, 10), (90, 3, 2)]  # points, features, classes

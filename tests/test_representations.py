@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ncbook import analysis, layer_pages, metrics, models
+from ncbook import analysis, metrics, models
 from ncbook import representations as rep
 from ncbook.analysis import Estimate
 from ncbook.data import load
 from ncbook.experiments import exp1_specs, exp4_specs
+from ncbook.report import layer_pages
 from ncbook.spec import DataSpec, SpecError
 from ncbook.store import Run, Store
 from ncbook.sweep import load_runs, train_missing

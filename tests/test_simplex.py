@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ncbook import analysis, dimensions, simplex
+from ncbook import analysis, simplex
 from ncbook.metrics import gram_floor, nc2_gram_distance
+from ncbook.report import dimensions
 
 
 @pytest.mark.parametrize(("classes", "dims"), [(10, range(2, 13)), (4, range(2, 6)), (3, (2, 3))])

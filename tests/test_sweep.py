@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from ncbook import executor
+from ncbook.executor import Setting, Stack, plan
 from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
 from ncbook.store import Store, StoreError
-from ncbook.executor import Setting, Stack, plan
 from ncbook.sweep import SweepError, SweepStopped, load_runs, provenance_table, sweep, train_missing
 from ncbook.train import estimate_seconds, stack_size
 
