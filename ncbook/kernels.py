@@ -1,10 +1,11 @@
 """The two operations in which a stack of 1-D networks spends its time: a width-3 convolution, and batch norm with ReLU.
 
 Activations are `[members, positions, batch, channels]`: at one position the batch and its channels lie side by side, so that every
-elementwise loop runs over one long contiguous row, and a convolution is a batch of matrix products.
+elementwise loop runs over one long contiguous row, and a convolution is a few matrix products.
 
 On the CPU the convolution is Winograd's F(4, 3): four outputs from six products instead of twelve (Lavin & Gray 2016, "Fast algorithms
-for convolutional neural networks"; exact in real arithmetic), and all elementwise work of one step is fused into one numba loop.
+for convolutional neural networks"; exact in real arithmetic), done tile by tile in one compiled loop that calls the BLAS of scipy; batch norm,
+sum and ReLU are one loop forward and one backward. All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
 `conv3` and `batch_norm_relu` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
 """
 
@@ -71,31 +72,21 @@ class _Conv3(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         members, positions, batch, channels = x.shape
-        tiles = -(-positions // 4)
-        v = x.new_empty(members, 6, tiles, batch * channels)
-        _input_tiles(x.detach().contiguous().view(members, positions, -1).numpy(), v.numpy())
-        g = weight.new_tensor(_WINOGRAD_G)
-        u = (weight.detach() @ g.T).permute(0, 3, 2, 1).reshape(members * 6, channels, -1)
-        m = _product(v.view(members * 6, tiles * batch, channels), u)
+        x, g = x.detach().contiguous(), weight.new_tensor(_WINOGRAD_G)
+        u = (weight.detach() @ g.T).permute(0, 3, 2, 1).contiguous()  # [members, 6, channels, out]
         y = x.new_empty(members, positions, batch, u.shape[-1])
-        _output_rows(m.view(members, 6, tiles, -1).numpy(), y.view(members, positions, -1).numpy())
-        ctx.save_for_backward(v, u, g)
-        ctx.shape = x.shape
+        _convolve(_rows(x), u.numpy(), _rows(y), batch)
+        ctx.save_for_backward(x, u, g)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor, Tensor]:
-        v, u, g = ctx.saved_tensors
-        members, positions, batch, channels = ctx.shape
-        tiles = v.shape[2]
-        grad_m = v.new_empty(members * 6, tiles * batch, u.shape[-1])
-        _output_rows_adjoint(grad_y.contiguous().view(members, positions, -1).numpy(), grad_m.view(members, 6, tiles, -1).numpy())
-        grad_u = _product(v.view(members * 6, tiles * batch, channels).transpose(1, 2), grad_m)
-        grad_v = _product(grad_m, u.transpose(1, 2))
-        grad_x = v.new_empty(ctx.shape)
-        _input_tiles_adjoint(grad_v.view(members, 6, tiles, -1).numpy(), grad_x.view(members, positions, -1).numpy())
-        return grad_x, grad_u.view(members, 6, channels, -1).permute(0, 3, 2, 1) @ g
+        x, u, g = ctx.saved_tensors
+        grad_x, grad_u = torch.empty_like(x), torch.empty_like(u)
+        transposed = u.transpose(2, 3).contiguous()
+        _convolve_adjoint(_rows(x), transposed.numpy(), _rows(grad_y.contiguous()), _rows(grad_x), grad_u.numpy(), x.shape[2])
+        return grad_x, grad_u.permute(0, 3, 2, 1) @ g
 
 
 class _BatchNormReLU(torch.autograd.Function):
@@ -138,126 +129,155 @@ def _rows_to_join(batch: int, channels: int) -> int:
     return repeat
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Batched matrix product; for a few channels numpy's BLAS is about three times faster than torch's."""
-    if min(a.shape[2], b.shape[2]) >= 16:
-        return torch.bmm(a, b)
-    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+def _rows(x: Tensor) -> np.ndarray:
+    """`[members, positions, batch * channels]`."""
+    return x.flatten(2).numpy()
 
 
 @_jit
-def _input_tiles(x, v):
-    """v[s, :, t] = Bᵀ (rows 4t-1 ... 4t+4 of x[s]), rows outside the signal being zero."""
+def _convolve(x, u, y, batch):
+    """y = the convolution of x with the filters G g = u `[members, 6, channels, out]`, tile after tile, so that a tile stays in cache."""
     members, positions, size = x.shape
-    zero = np.zeros(size, x.dtype)
+    channels, out = u.shape[2:]
+    zero, v, m = np.zeros(size, x.dtype), np.empty((6, size), x.dtype), np.empty((6, batch * out), x.dtype)
     for s in range(members):
-        for t in range(v.shape[2]):
-            r = 4 * t
-            d0 = x[s, r - 1] if r >= 1 else zero
-            d1 = x[s, r]
-            d2 = x[s, r + 1] if r + 1 < positions else zero
-            d3 = x[s, r + 2] if r + 2 < positions else zero
-            d4 = x[s, r + 3] if r + 3 < positions else zero
-            d5 = x[s, r + 4] if r + 4 < positions else zero
-            v0, v1, v2, v3, v4, v5 = v[s, 0, t], v[s, 1, t], v[s, 2, t], v[s, 3, t], v[s, 4, t], v[s, 5, t]
-            for q in range(size):
-                v0[q] = 4 * d0[q] - 5 * d2[q] + d4[q]
-            for q in range(size):
-                v1[q] = d4[q] - 4 * d2[q] + d3[q] - 4 * d1[q]
-            for q in range(size):
-                v2[q] = d4[q] - 4 * d2[q] - d3[q] + 4 * d1[q]
-            for q in range(size):
-                v3[q] = d4[q] - d2[q] + 2 * (d3[q] - d1[q])
-            for q in range(size):
-                v4[q] = d4[q] - d2[q] - 2 * (d3[q] - d1[q])
-            for q in range(size):
-                v5[q] = 4 * d1[q] - 5 * d3[q] + d5[q]
+        for start in range(0, positions, 4):
+            _input_tile(x[s], start, zero, v)
+            for k in range(6):
+                np.dot(v[k].reshape(batch, channels), u[s, k], m[k].reshape(batch, out))
+            _output_rows(m, y[s], start)
 
 
 @_jit
-def _input_tiles_adjoint(v, x):
-    """The transpose of `_input_tiles`: overlapping tiles add up."""
+def _convolve_adjoint(x, u, grad_y, grad_x, grad_u, batch):
+    """The gradients of `_convolve`; u is `[members, 6, out, channels]` here, grad_u as u there."""
     members, positions, size = x.shape
-    tiles = v.shape[2]
-    zero = np.zeros(size, x.dtype)
+    out, channels = u.shape[2:]
+    zero, zero_out = np.zeros(size, x.dtype), np.zeros(batch * out, x.dtype)
+    v, grad_v, grad_m = np.empty((6, size), x.dtype), np.empty((6, size), x.dtype), np.empty((6, batch * out), x.dtype)
+    of_tile = np.empty((channels, out), x.dtype)
     for s in range(members):
-        for t in range(tiles):
-            v0, v1, v2, v3, v4, v5 = v[s, 0, t], v[s, 1, t], v[s, 2, t], v[s, 3, t], v[s, 4, t], v[s, 5, t]
-            before = v[s, 5, t - 1] if t > 0 else zero
-            after = v[s, 0, t + 1] if t + 1 < tiles else zero
-            r = 4 * t
-            x0 = x[s, r]
-            for q in range(size):
-                x0[q] = 4 * (v2[q] - v1[q] + v5[q]) + 2 * (v4[q] - v3[q]) + before[q]
-            if r + 1 < positions:
-                x1 = x[s, r + 1]
-                for q in range(size):
-                    x1[q] = -5 * v0[q] - 4 * (v1[q] + v2[q]) - v3[q] - v4[q]
-            if r + 2 < positions:
-                x2 = x[s, r + 2]
-                for q in range(size):
-                    x2[q] = v1[q] - v2[q] + 2 * (v3[q] - v4[q]) - 5 * v5[q]
-            if r + 3 < positions:
-                x3 = x[s, r + 3]
-                for q in range(size):
-                    x3[q] = v0[q] + v1[q] + v2[q] + v3[q] + v4[q] + 4 * after[q]
+        grad_u[s] = 0
+        grad_x[s, 0] = 0
+        for start in range(0, positions, 4):
+            _input_tile(x[s], start, zero, v)
+            _output_rows_adjoint(grad_y[s], start, zero_out, grad_m)
+            for k in range(6):
+                columns = grad_m[k].reshape(batch, out)
+                np.dot(v[k].reshape(batch, channels).T, columns, of_tile)
+                grad_u[s, k] += of_tile
+                np.dot(columns, u[s, k], grad_v[k].reshape(batch, channels))
+            _input_tile_adjoint(grad_v, start, grad_x[s])
 
 
 @_jit
-def _output_rows(m, y):
-    """Rows 4t ... 4t+3 of y[s] = Aᵀ m[s, :, t], rows outside the signal left out."""
-    members, positions, size = y.shape
-    for s in range(members):
-        for t in range(m.shape[2]):
-            m0, m1, m2, m3, m4, m5 = m[s, 0, t], m[s, 1, t], m[s, 2, t], m[s, 3, t], m[s, 4, t], m[s, 5, t]
-            r = 4 * t
-            y0 = y[s, r]
-            for q in range(size):
-                y0[q] = m0[q] + m1[q] + m2[q] + m3[q] + m4[q]
-            if r + 1 < positions:
-                y1 = y[s, r + 1]
-                for q in range(size):
-                    y1[q] = m1[q] - m2[q] + 2 * (m3[q] - m4[q])
-            if r + 2 < positions:
-                y2 = y[s, r + 2]
-                for q in range(size):
-                    y2[q] = m1[q] + m2[q] + 4 * (m3[q] + m4[q])
-            if r + 3 < positions:
-                y3 = y[s, r + 3]
-                for q in range(size):
-                    y3[q] = m1[q] - m2[q] + 8 * (m3[q] - m4[q]) + m5[q]
+def _input_tile(x, r, zero, v):
+    """v = Bᵀ (rows r-1 ... r+4 of x), rows outside the signal being zero."""
+    two, four, five = x.dtype.type(2), x.dtype.type(4), x.dtype.type(5)
+    positions, size = x.shape
+    d0 = x[r - 1] if r >= 1 else zero
+    d1 = x[r]
+    d2 = x[r + 1] if r + 1 < positions else zero
+    d3 = x[r + 2] if r + 2 < positions else zero
+    d4 = x[r + 3] if r + 3 < positions else zero
+    d5 = x[r + 4] if r + 4 < positions else zero
+    v0, v1, v2, v3, v4, v5 = v[0], v[1], v[2], v[3], v[4], v[5]
+    for q in range(size):
+        v0[q] = four * d0[q] - five * d2[q] + d4[q]
+    for q in range(size):
+        v1[q] = d4[q] - four * d2[q] + d3[q] - four * d1[q]
+    for q in range(size):
+        v2[q] = d4[q] - four * d2[q] - d3[q] + four * d1[q]
+    for q in range(size):
+        v3[q] = d4[q] - d2[q] + two * (d3[q] - d1[q])
+    for q in range(size):
+        v4[q] = d4[q] - d2[q] - two * (d3[q] - d1[q])
+    for q in range(size):
+        v5[q] = four * d1[q] - five * d3[q] + d5[q]
 
 
 @_jit
-def _output_rows_adjoint(y, m):
+def _input_tile_adjoint(v, r, x):
+    """The transpose of `_input_tile`, for tiles in rising order: rows r-1 and r add to what the tile before left there."""
+    two, four, five = x.dtype.type(2), x.dtype.type(4), x.dtype.type(5)
+    positions, size = x.shape
+    v0, v1, v2, v3, v4, v5 = v[0], v[1], v[2], v[3], v[4], v[5]
+    if r >= 1:
+        before = x[r - 1]
+        for q in range(size):
+            before[q] += four * v0[q]
+    x0 = x[r]
+    for q in range(size):
+        x0[q] += four * (v2[q] - v1[q] + v5[q]) + two * (v4[q] - v3[q])
+    if r + 1 < positions:
+        x1 = x[r + 1]
+        for q in range(size):
+            x1[q] = -five * v0[q] - four * (v1[q] + v2[q]) - v3[q] - v4[q]
+    if r + 2 < positions:
+        x2 = x[r + 2]
+        for q in range(size):
+            x2[q] = v1[q] - v2[q] + two * (v3[q] - v4[q]) - five * v5[q]
+    if r + 3 < positions:
+        x3 = x[r + 3]
+        for q in range(size):
+            x3[q] = v0[q] + v1[q] + v2[q] + v3[q] + v4[q]
+    if r + 4 < positions:
+        after = x[r + 4]
+        for q in range(size):
+            after[q] = v5[q]
+
+
+@_jit
+def _output_rows(m, y, r):
+    """Rows r ... r+3 of y = Aᵀ m, rows outside the signal left out."""
+    two, four, eight = y.dtype.type(2), y.dtype.type(4), y.dtype.type(8)
+    positions, size = y.shape
+    m0, m1, m2, m3, m4, m5 = m[0], m[1], m[2], m[3], m[4], m[5]
+    y0 = y[r]
+    for q in range(size):
+        y0[q] = m0[q] + m1[q] + m2[q] + m3[q] + m4[q]
+    if r + 1 < positions:
+        y1 = y[r + 1]
+        for q in range(size):
+            y1[q] = m1[q] - m2[q] + two * (m3[q] - m4[q])
+    if r + 2 < positions:
+        y2 = y[r + 2]
+        for q in range(size):
+            y2[q] = m1[q] + m2[q] + four * (m3[q] + m4[q])
+    if r + 3 < positions:
+        y3 = y[r + 3]
+        for q in range(size):
+            y3[q] = m1[q] - m2[q] + eight * (m3[q] - m4[q]) + m5[q]
+
+
+@_jit
+def _output_rows_adjoint(y, r, zero, m):
     """The transpose of `_output_rows`."""
-    members, positions, size = y.shape
-    zero = np.zeros(size, y.dtype)
-    for s in range(members):
-        for t in range(m.shape[2]):
-            r = 4 * t
-            y0 = y[s, r]
-            y1 = y[s, r + 1] if r + 1 < positions else zero
-            y2 = y[s, r + 2] if r + 2 < positions else zero
-            y3 = y[s, r + 3] if r + 3 < positions else zero
-            m0, m1, m2, m3, m4, m5 = m[s, 0, t], m[s, 1, t], m[s, 2, t], m[s, 3, t], m[s, 4, t], m[s, 5, t]
-            for q in range(size):
-                m0[q] = y0[q]
-            for q in range(size):
-                m1[q] = y0[q] + y2[q] + y1[q] + y3[q]
-            for q in range(size):
-                m2[q] = y0[q] + y2[q] - y1[q] - y3[q]
-            for q in range(size):
-                m3[q] = y0[q] + 4 * y2[q] + 2 * y1[q] + 8 * y3[q]
-            for q in range(size):
-                m4[q] = y0[q] + 4 * y2[q] - 2 * y1[q] - 8 * y3[q]
-            for q in range(size):
-                m5[q] = y3[q]
+    two, four, eight = y.dtype.type(2), y.dtype.type(4), y.dtype.type(8)
+    positions, size = y.shape
+    y0 = y[r]
+    y1 = y[r + 1] if r + 1 < positions else zero
+    y2 = y[r + 2] if r + 2 < positions else zero
+    y3 = y[r + 3] if r + 3 < positions else zero
+    m0, m1, m2, m3, m4, m5 = m[0], m[1], m[2], m[3], m[4], m[5]
+    for q in range(size):
+        m0[q] = y0[q]
+    for q in range(size):
+        m1[q] = y0[q] + y2[q] + y1[q] + y3[q]
+    for q in range(size):
+        m2[q] = y0[q] + y2[q] - y1[q] - y3[q]
+    for q in range(size):
+        m3[q] = y0[q] + four * y2[q] + two * y1[q] + eight * y3[q]
+    for q in range(size):
+        m4[q] = y0[q] + four * y2[q] - two * y1[q] - eight * y3[q]
+    for q in range(size):
+        m5[q] = y3[q]
 
 
 @_jit
 def _normalise(x, has_residual, eps, weight, bias, mean, var, residual, out):
     """Batch norm, sum and ReLU of x `[members, rows, columns]`; a column's channel is its index modulo the number of channels."""
+    zero = x.dtype.type(0)
     members, count, columns = x.shape
     channels = mean.shape[1]
     n = count * (columns // channels)
@@ -296,16 +316,17 @@ def _normalise(x, has_residual, eps, weight, bias, mean, var, residual, out):
                 residual_row = residual[s, r]
                 for c in range(columns):
                     z = row[c] * scale[c] + shift[c] + residual_row[c]
-                    out_row[c] = 0 if z < 0 else z
+                    out_row[c] = zero if z < zero else z
             else:
                 for c in range(columns):
                     z = row[c] * scale[c] + shift[c]
-                    out_row[c] = 0 if z < 0 else z
+                    out_row[c] = zero if z < zero else z
 
 
 @_jit
 def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, weight, bias, mean, var, grad_weight, grad_bias):
     """Gradients of `_normalise` with respect to x, residual, weight and bias, given the one with respect to its output."""
+    zero = x.dtype.type(0)
     members, count, columns = x.shape
     channels = mean.shape[1]
     n = count * (columns // channels)
@@ -328,12 +349,12 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
                 grad_row, out_row, row = grad[s, r], out[s, r], x[s, r]
                 if has_residual:
                     for c in range(columns):
-                        g = 0 if out_row[c] <= 0 else grad_row[c]
+                        g = zero if out_row[c] <= zero else grad_row[c]
                         first[c] += g
                         second[c] += g * (row[c] - mu[c])
                 else:
                     for c in range(columns):
-                        g = 0 if row[c] * scale[c] + shift[c] <= 0 else grad_row[c]
+                        g = zero if row[c] * scale[c] + shift[c] <= zero else grad_row[c]
                         first[c] += g
                         second[c] += g * (row[c] - mu[c])
             for c in range(columns):
@@ -351,10 +372,10 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
             if has_residual:
                 masked = grad_residual[s, r]
                 for c in range(columns):
-                    g = 0 if out_row[c] <= 0 else grad_row[c]
+                    g = zero if out_row[c] <= zero else grad_row[c]
                     masked[c] = g
                     target[c] = scale[c] * g + of_x[c] * row[c] + constant[c]
             else:
                 for c in range(columns):
-                    g = 0 if row[c] * scale[c] + shift[c] <= 0 else grad_row[c]
+                    g = zero if row[c] * scale[c] + shift[c] <= zero else grad_row[c]
                     target[c] = scale[c] * g + of_x[c] * row[c] + constant[c]
