@@ -89,6 +89,13 @@ def curve_name(model: str, optimizer: str) -> str:
     return f"{name(model)} con {name(optimizer)}"
 
 
+def differences_text(named: Sequence[tuple[str, Estimate]]) -> str:
+    """Each difference by its name, with its sign; that there is but one seed is said once for all."""
+    if all(value.n < 2 for _, value in named):
+        return "; ".join(f"{name}: {with_interval(value, sign=True)}" for name, value in named) + f" ({ONE_SEED})"
+    return "; ".join(f"{name}: {with_interval(value, sign=True)}, {sign_text(value)}" for name, value in named)
+
+
 def tally(values: Sequence[Estimate]) -> str:
     """How many of several differences have which sign, by their intervals: `2 sopra lo zero, 1 indistinguibile da zero`."""
     if not values:

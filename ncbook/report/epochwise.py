@@ -13,7 +13,7 @@ import pandas as pd
 
 from ncbook import analysis
 from ncbook.analysis import Estimate, estimate
-from ncbook.pages import MISSING, listing, number, sign_text, tally, with_interval
+from ncbook.pages import MISSING, differences_text, listing, number, tally, with_interval
 
 SPREADS = {"std": "deviazione standard", "range": "escursione", "wobble": "oscillazione"}
 """The measures of `spreads`, and their names on the page."""
@@ -229,8 +229,9 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
     texts["late_band"] = in_band_text(low, high)
     levels = against_widest(runs.assign(all="all"), "late_median", ["all"])
     texts["late_differences"] = (
-        "; ".join(f"W = {width}: {with_interval(v, sign=True)}, {sign_text(v)}" for width, values in levels.items() for v in values)
-        or (only if not others else f"nessuna misura dopo l'epoca {LATE}")
+        differences_text([(f"W = {width}", value) for width, values in levels.items() for value in values])
+        if any(levels.values())
+        else (only if not others else f"nessuna misura dopo l'epoca {LATE}")
     )
     theirs = points.pivot(index="epoch", columns="width", values="value")
     narrow, wide = theirs.columns.min(), theirs.columns.max()

@@ -7,7 +7,8 @@ import pandas as pd
 
 from ncbook import analysis
 from ncbook.analysis import Estimate
-from ncbook.pages import MISSING, curve_name, listing, number, sign_text, tally, with_interval
+from ncbook.pages import MISSING, curve_name, differences_text, listing, number, tally, with_interval
+from ncbook.plots import name
 from ncbook.spec import MODELS, OPTIMIZERS
 
 
@@ -58,11 +59,7 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
     texts["peak_count"] = f"{len(ours)} su {len(present)}"
     texts["rise_tally"] = tally(rises)
     texts["train_at_peak"] = "; ".join(trained) or "nessuna curva ha un picco interno"
-    texts["beyond_minimum"] = (
-        "; ".join(f"{curve}: {with_interval(change, sign=True)}, {sign_text(change)}" for curve, change in second)
-        if second
-        else "nessuna curva ha un picco interno da cui scendere"
-    )
+    texts["beyond_minimum"] = differences_text(second) if second else "nessuna curva ha un picco interno da cui scendere"
     return texts
 
 
@@ -74,8 +71,8 @@ def difference_texts(last: pd.DataFrame, metrics: Sequence[str]) -> dict[str, st
         for metric in metrics:
             value = _estimate(_row(table, model=model, metric=metric))
             texts[f"{model}_{metric}_difference"] = with_interval(value, sign=True)
-        texts[f"{model}_error_sign"] = sign_text(_estimate(_row(table, model=model, metric="test_error")))
-    return texts
+    errors = [(name(model), _estimate(_row(table, model=model, metric="test_error"))) for model in MODELS]
+    return texts | {"error_differences": differences_text(errors)}
 
 
 def collapse_texts(last: pd.DataFrame, metrics: Mapping[str, str]) -> dict[str, str]:
