@@ -18,6 +18,8 @@ POINT = [*CURVE, "width", "parameters"]
 REPORT_EPOCHS = {"exp1": 3000, "exp2": 15000, "exp3": 3000, "exp4": 2000, "layers": 3000}
 """How long the report trained, by experiment; "layers" looks into the networks of "exp1"."""
 REPORT_SEEDS = 1
+REPORT_COMPARED_SEEDS = 3
+"""Of the networks that its experiment 4 compares across seeds."""
 REPORT_LABEL_NOISE = 0.2
 REPORT_METRICS = {"nc1": "nc1_trace_ratio_noisy", "nc2": "nc2_gram_noisy", "nc3": "nc3_uncentred_noisy", "nc4": "nc4_noisy"}
 """The report's names of its metrics, and the columns of our tables that follow the same formula on the same labels."""

@@ -140,9 +140,10 @@ def scale_box(last: pd.DataFrame, runs: Sequence[Run], experiment: str) -> HTML:
     less = departures(last, experiment)
     title = "Scala ridotta" if less else "Scala del report"
     seeds = sorted(set(last["seed"]))
+    theirs = f"{analysis.REPORT_SEEDS}" + (f", {analysis.REPORT_COMPARED_SEEDS} nel confronto fra semi" if experiment == "exp4" else "")
     facts = [
         f"{number(len(last), 0)} reti addestrate per {listing(number(e, 0) for e in sorted(set(last['epochs'])))} epoche",
-        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (semi del report: {analysis.REPORT_SEEDS})",
+        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (semi del report: {theirs})",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precisione: " + listing(sorted({run.provenance["dtype"] for run in runs})),
         "tempo di addestramento in tutto: " + _duration(sum(run.provenance["seconds"] for run in runs)),
