@@ -7,8 +7,8 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,20 @@ def default_out(chapter: Chapter, given: Mapping[str, Any]) -> Path:
     return Path("ncbook-runs") / f"{chapter.name}-{hashlib.sha256(values.encode()).hexdigest()[:8]}"
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Kernels started within compute with one thread: sums keep their order, and a page executed again is the same to the last digit."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
 def execute(chapter: Chapter, given: Mapping[str, Any], out: Path) -> Path:
     """Trains what is missing, then executes the chapter's notebook; returns the executed one, `out`/<name of the notebook>.
 
@@ -171,7 +185,8 @@ def execute(chapter: Chapter, given: Mapping[str, Any], out: Path) -> Path:
         train_missing(specs)
         with tempfile.TemporaryDirectory(prefix=f".{chapter.name}-", dir=out) as unfinished:
             written = Path(unfinished) / target.name
-            papermill.execute_notebook(chapter.notebook, written, check(chapter, given))
+            with _one_thread():
+                papermill.execute_notebook(chapter.notebook, written, check(chapter, given))
             os.replace(written, target)
     except papermill.PapermillExecutionError as error:
         message = " ".join(error.evalue.split())
