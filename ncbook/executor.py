@@ -34,7 +34,7 @@ from ncbook.train import DTYPES, StackTrainer, estimate_seconds, stack_key, stac
 
 DEVICES = ("auto", "cpu", "cuda")
 CHECKPOINT_SECONDS = 60
-# These take effect only when a process starts; design.md measured 10-30 % from them on the CPU.
+# These take effect only when a process starts: freed memory is kept for the next step instead of going back to the system.
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",

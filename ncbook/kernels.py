@@ -4,8 +4,9 @@ Activations are `[members, positions, batch, channels]`: at one position the bat
 elementwise loop runs over one long contiguous row, and a convolution is a few matrix products.
 
 On the CPU the convolution is Winograd's F(4, 3): four outputs from six products instead of twelve (Lavin & Gray 2016, "Fast algorithms
-for convolutional neural networks"; exact in real arithmetic), done tile by tile in one compiled loop that calls the BLAS of scipy; batch norm,
-sum and ReLU are one loop forward and one backward. All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
+for convolutional neural networks"; exact in real arithmetic), done tile by tile in one compiled loop that calls the BLAS of scipy; batch
+norm, sum and ReLU are one loop forward and one backward. All constants are of the arrays' own type: numba computes float32 with whole
+numbers in float64.
 `conv3` and `batch_norm_relu` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
 """
 
