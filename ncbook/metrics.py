@@ -112,7 +112,20 @@ def nc4(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = 
 
     Features [..., N, d], labels [..., N], weight [..., K, d], bias [..., K]. The bias, if there is one, is part of the decision.
     """
-    return _nc4(*_statistics_and_head(features, labels, weight, bias))
+    statistics, weight, bias = _statistics_and_head(features, labels, weight, bias)
+    return _nc4(statistics, features.double(), weight, bias)
+
+
+def disagreements(features: Tensor, means: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Bool [..., N]: for which points argmax_k (w_k·h + b_k) is not the class with the nearest of `means`; their share is `nc4`.
+
+    Features [..., N, d], means [..., K, d], weight [..., K, d], bias [..., K].
+    """
+    features, means = _checked("features", features, 2), _checked("means", means, 2)
+    weight, bias = _checked_head(features, weight, bias)
+    _one_mean_a_weight(means, weight)
+    centre = means.mean(-2, keepdim=True)
+    return _disagreements(features, centre, means - centre, weight, bias)
 
 
 def collapse_metrics(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None) -> dict[str, Tensor]:
@@ -121,17 +134,31 @@ def collapse_metrics(features: Tensor, labels: Tensor, weight: Tensor, bias: Ten
     Keys: nc1, nc1_trace_ratio, nc2_equinorm, nc2_equiangularity, nc2_gram, nc3, nc3_uncentred, nc4.
     """
     statistics, weight, bias = _statistics_and_head(features, labels, weight, bias)
-    equinorm, equiangularity = _simplex_deviation(statistics.centred_means)
-    return {
-        "nc1": _nc1(statistics),
-        "nc1_trace_ratio": _nc1_trace_ratio(statistics),
-        "nc2_equinorm": equinorm,
-        "nc2_equiangularity": equiangularity,
-        "nc2_gram": _gram_distance(statistics),
-        "nc3": _nc3(statistics, weight),
-        "nc3_uncentred": _nc3_uncentred(statistics, weight),
-        "nc4": _nc4(statistics, weight, bias),
-    }
+    return _collapse(statistics, weight) | {"nc4": _nc4(statistics, features.double(), weight, bias)}
+
+
+def collapse_from_moments(counts: Tensor, means: Tensor, scatter: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+    """The same as `collapse_metrics` without nc4, from moments, for points that are never all at hand; without `weight` no nc3 either.
+
+    Points of each class, counts [..., K]; class means [..., K, d]; scatter Σ_i (h_i − m_{y_i})(h_i − m_{y_i})ᵀ [..., d, d], which is N Σ_W;
+    weight [..., K, d]. A scatter squares condition numbers: nc1 agrees with that of points to about 1e-16 times the squared ratio of the
+    widest to the narrowest spread of the class means.
+    """
+    counts, means, scatter = _checked("counts", counts, 1), _checked("means", means, 2), _checked("scatter", scatter, 2)
+    if counts.shape != means.shape[:-1] or scatter.shape != (*means.shape[:-2], means.shape[-1], means.shape[-1]):
+        raise ValueError(
+            f"counts {_shape(counts)}, means {_shape(means)} and scatter {_shape(scatter)} do not fit: "
+            f"they need [..., K], [..., K, d] and [..., d, d]."
+        )
+    _no_empty_class(counts)
+    if weight is not None:
+        _one_mean_a_weight(means, weight := _checked("weight", weight, 2))
+    points = counts.sum(-1)
+    variances, directions = torch.linalg.eigh(scatter / points[..., None, None])
+    variances = variances.clamp(min=0)
+    root = (variances * variances.shape[-1]).sqrt().unsqueeze(-1) * directions.mT
+    square_length = variances.sum(-1) + (counts * means.square().sum(-1)).sum(-1) / points
+    return _collapse(_statistics_of_means(means, root, square_length), weight)
 
 
 def feature_norm(features: Tensor) -> Tensor:
@@ -172,10 +199,9 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
 
 @dataclass(frozen=True)
 class _ClassStatistics:
-    features: Tensor  # [..., N, d]
     centre: Tensor  # [..., 1, d], g
     centred_means: Tensor  # [..., K, d], ṁ_k
-    residuals: Tensor  # [..., N, d], h_i − m_{y_i}
+    residuals: Tensor  # [..., R, d], rows whose mean outer product is Σ_W: h_i − m_{y_i}, or d rows that stand for them
     between: Tensor  # [...], tr Σ_B
 
     def where_separated(self, value: Tensor) -> Tensor:
@@ -186,17 +212,31 @@ def _class_statistics(features: Tensor, labels: Tensor, classes: int | None = No
     features = _checked("features", features, 2)
     members = _one_hot(features, labels, classes)
     means = (members.mT @ features) / members.sum(-2).unsqueeze(-1)
+    return _statistics_of_means(means, features - members @ means, features.square().sum(-1).mean(-1))
+
+
+def _statistics_of_means(means: Tensor, residuals: Tensor, square_length: Tensor) -> _ClassStatistics:
+    """`square_length` [...]: the points' mean ‖h_i‖², against which rounding errors are told."""
     centre = means.mean(-2, keepdim=True)
     centred = means - centre
-    scale = features.square().sum(-1).mean(-1).sqrt()[..., None, None]
+    scale = square_length.sqrt()[..., None, None]
     centred = centred.where(centred.norm(dim=-1, keepdim=True) > _ROUNDING * scale, 0.0)
-    return _ClassStatistics(
-        features=features,
-        centre=centre,
-        centred_means=centred,
-        residuals=features - members @ means,
-        between=centred.square().sum(-1).mean(-1),
-    )
+    return _ClassStatistics(centre=centre, centred_means=centred, residuals=residuals, between=centred.square().sum(-1).mean(-1))
+
+
+def _collapse(statistics: _ClassStatistics, weight: Tensor | None) -> dict[str, Tensor]:
+    """What needs no single points."""
+    equinorm, equiangularity = _simplex_deviation(statistics.centred_means)
+    found = {
+        "nc1": _nc1(statistics),
+        "nc1_trace_ratio": _nc1_trace_ratio(statistics),
+        "nc2_equinorm": equinorm,
+        "nc2_equiangularity": equiangularity,
+        "nc2_gram": _gram_distance(statistics),
+    }
+    if weight is None:
+        return found
+    return found | {"nc3": _nc3(statistics, weight), "nc3_uncentred": _nc3_uncentred(statistics, weight)}
 
 
 def _nc1(statistics: _ClassStatistics) -> Tensor:
@@ -234,14 +274,18 @@ def _nc3_uncentred(statistics: _ClassStatistics, weight: Tensor) -> Tensor:
     return (_unit_rows(weight) - _unit_rows(means)).norm(dim=(-2, -1))
 
 
-def _nc4(statistics: _ClassStatistics, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = statistics.features @ weight.mT
+def _nc4(statistics: _ClassStatistics, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    differ = _disagreements(features, statistics.centre, statistics.centred_means, weight, bias)
+    return statistics.where_separated(differ.double().mean(-1))
+
+
+def _disagreements(features: Tensor, centre: Tensor, centred_means: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits = features @ weight.mT
     if bias is not None:
         logits = logits + bias.unsqueeze(-2)
-    means = statistics.centred_means
     # ‖h − m_k‖² = ‖h − g‖² − 2 closeness_k
-    closeness = (statistics.features - statistics.centre) @ means.mT - means.square().sum(-1).unsqueeze(-2) / 2
-    return statistics.where_separated((logits.argmax(-1) != closeness.argmax(-1)).double().mean(-1))
+    closeness = (features - centre) @ centred_means.mT - centred_means.square().sum(-1).unsqueeze(-2) / 2
+    return logits.argmax(-1) != closeness.argmax(-1)
 
 
 def _unit_rows(vectors: Tensor) -> Tensor:
@@ -274,6 +318,11 @@ def _kernel_products(x: Tensor, y: Tensor) -> list[Tensor]:
 def _statistics_and_head(
     features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> tuple[_ClassStatistics, Tensor, Tensor | None]:
+    weight, bias = _checked_head(features, weight, bias)
+    return _class_statistics(features, labels, weight.shape[-2]), weight, bias
+
+
+def _checked_head(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     weight = _checked("weight", weight, 2)
     if isinstance(features, Tensor) and (features.shape[:-2], features.shape[-1:]) != (weight.shape[:-2], weight.shape[-1:]):
         raise ValueError(f"weight {_shape(weight)} does not fit features {_shape(features)}: they need [..., K, d] and [..., N, d].")
@@ -281,7 +330,12 @@ def _statistics_and_head(
         bias = _checked("bias", bias, 1)
         if bias.shape != weight.shape[:-1]:
             raise ValueError(f"bias {_shape(bias)} does not fit weight {_shape(weight)}: they need [..., K] and [..., K, d].")
-    return _class_statistics(features, labels, weight.shape[-2]), weight, bias
+    return weight, bias
+
+
+def _one_mean_a_weight(means: Tensor, weight: Tensor) -> None:
+    if means.shape != weight.shape:
+        raise ValueError(f"means {_shape(means)} do not fit weight {_shape(weight)}: both need [..., K, d].")
 
 
 def _checked(name: str, tensor: Tensor, dimensions: int) -> Tensor:
@@ -308,15 +362,19 @@ def _one_hot(features: Tensor, labels: Tensor, classes: int | None) -> Tensor:
     classes = highest + 1 if classes is None else classes
     if lowest < 0 or highest >= classes:
         raise ValueError(f"label {lowest if lowest < 0 else highest} is outside 0..{classes - 1}: number the {classes} classes from 0.")
-    _at_least_two_classes(classes)
     members = (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).double()
-    if (empty := members.sum(-2) == 0).any():
+    _no_empty_class(members.sum(-2))
+    return members
+
+
+def _no_empty_class(counts: Tensor) -> None:
+    _at_least_two_classes(classes := counts.shape[-1])
+    if (empty := counts == 0).any():
         number = int(empty.nonzero()[0, -1])
         raise ValueError(
             f"class {number} of 0..{classes - 1} has no point{_where(empty[..., number])}, so it has no mean: "
             f"give points of every class, or number the classes without gaps."
         )
-    return members
 
 
 def _at_least_two_classes(classes: int) -> None:

@@ -15,7 +15,9 @@ from sklearn.neighbors import NearestCentroid
 
 from ncbook import metrics
 from ncbook.metrics import (
+    collapse_from_moments,
     collapse_metrics,
+    disagreements,
     feature_norm,
     gram_floor,
     linear_cka,
@@ -358,6 +360,22 @@ class TestBatches:
         for name, value in collapse_metrics(*stacked).items():
             torch.testing.assert_close(value, SINGLE[name](*stacked), rtol=0, atol=0, msg=name)
 
+    @pytest.mark.parametrize("dim", [3, 12, 300])
+    def test_moments_and_single_decisions_say_what_the_points_say(self, dim):
+        stacked = [torch.stack(tensors) for tensors in zip(*(problem(dim=dim, seed=seed) for seed in range(3)), strict=True)]
+        features, labels, weight, bias = stacked
+        members = torch.nn.functional.one_hot(labels).double()
+        counts = members.sum(-2)
+        means = members.mT @ features / counts.unsqueeze(-1)
+        residuals = features - members @ means
+        expected = collapse_metrics(*stacked)
+        found = collapse_from_moments(counts, means, residuals.mT @ residuals, weight)
+        found["nc4"] = disagreements(features, means, weight, bias).double().mean(-1)
+        assert list(found) == list(expected)
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12, msg=name)
+        assert list(collapse_from_moments(counts, means, residuals.mT @ residuals)) == KEYS[:5]
+
     @pytest.mark.parametrize("dim", [5, 60])
     @pytest.mark.parametrize("debiased", [False, True])
     def test_cka_of_a_batch_equals_a_loop(self, dim, debiased):
@@ -440,6 +458,11 @@ REFUSALS = [
     (lambda: nc1(H, Y.float()), TypeError, "labels are torch.float32, not a tensor of whole numbers"),
     (lambda: nc1(H.numpy(), Y), TypeError, "features is a ndarray, not a torch tensor: convert it with torch.as_tensor."),
     (lambda: linear_cka(H[:3], H[:3], debiased=True), ValueError, "3 points are too few for debiased CKA: it needs at least 4."),
+    (lambda: collapse_from_moments(Y, W, torch.eye(4)), ValueError, "counts [6], means [3, 4] and scatter [4, 4] do not fit"),
+    (lambda: collapse_from_moments(torch.ones(3), W, torch.eye(3)), ValueError, "means [3, 4] and scatter [3, 3] do not fit"),
+    (lambda: collapse_from_moments(Y[:3], W, torch.eye(4)), ValueError, "class 0 of 0..2 has no point"),
+    (lambda: collapse_from_moments(torch.ones(3), W, torch.eye(4), W[:2]), ValueError, "means [3, 4] do not fit weight [2, 4]"),
+    (lambda: disagreements(H, W[:2], W), ValueError, "means [2, 4] do not fit weight [3, 4]: both need [..., K, d]."),
     (lambda: gram_floor(10, 0), ValueError, "dim=0 is no feature dimension"),
     (lambda: gram_floor(1, 2), ValueError, "1 class is too few"),
 ]
@@ -456,5 +479,5 @@ def test_the_public_names():
     public = {name for name, value in vars(metrics).items() if getattr(value, "__module__", None) == metrics.__name__ and name[0] != "_"}
     assert public == {
         *("nc1", "nc1_trace_ratio", "nc2", "NC2", "nc2_weight", "nc2_gram_distance", "gram_floor", "nc3", "nc3_uncentred", "nc4"),
-        *("collapse_metrics", "feature_norm", "linear_cka"),
+        *("collapse_metrics", "collapse_from_moments", "disagreements", "feature_norm", "linear_cka"),
     }
