@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
 from ncbook.spec import RunSpec
 
@@ -141,6 +143,18 @@ def chapter_specs(chapter: Chapter, given: Mapping[str, Any]) -> list[RunSpec]:
     """
     values = {name: parameter.default for name, parameter in parameters(chapter).items()} | check(chapter, given)
     return chapter.specs(**{name: values[name] for name in inspect.signature(chapter.specs).parameters})
+
+
+def changed(chapter: Chapter, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a mapping that has all of the chapter's parameters, and maybe more, those parameters that are not at their defaults."""
+    return {name: values[name] for name, parameter in parameters(chapter).items() if values[name] != parameter.default}
+
+
+def command(verb: str, chapter: Chapter, given: Mapping[str, Any]) -> str:
+    """The command line that does something with a chapter and these parameters: `ncbook run exp1 -p widths "[4, 8]"`."""
+    texts = {name: yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("...\n").strip() for name, value in given.items()}
+    options = (f'-p {name} "{text}"' if " " in text or "[" in text else f"-p {name} {text}" for name, text in texts.items())
+    return " ".join(["ncbook", verb, chapter.name, *options])
 
 
 def default_out(chapter: Chapter, given: Mapping[str, Any]) -> Path:
