@@ -1,0 +1,311 @@
+"""What part two asks of groups of runs: spread, differences, equivalence, interaction, monotonicity.
+
+Values are one a run, such as the columns of `onset.onsets`; NaN (censored runs) are left out, and the number that is left stands in each
+result. Where a group has fewer than two values the interval is NaN, as in `analysis.estimate`: one seed still gives a point.
+Where an `Estimate` is not of a mean, its field `mean` holds the value.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ncbook.analysis import Estimate
+from ncbook.fn.onset import groups, require
+
+EQUIVALENT, DIFFERENT, UNDECIDED = ("equivalent", "different", "undecided")
+RISING, FALLING, NON_MONOTONIC = ("rising", "falling", "non-monotonic")
+_LEVEL = 0.05
+_TINY = np.finfo(float).tiny
+_RESAMPLES = 10_000
+
+
+class Equivalence(NamedTuple):
+    """A difference test beside an equivalence test."""
+
+    difference: Estimate
+    """With its 95 % interval; n is the number of pairs, or of the smaller group."""
+    margin: float
+    p_difference: float
+    p_equivalence: float
+    paired: bool
+    verdict: str
+
+
+class Spread(NamedTuple):
+    """How far conditions move the onset and the norm at the onset, as standard deviations of logs (0.1: by about 10 %)."""
+
+    onset: Estimate
+    norm: Estimate
+    ratio: Estimate
+    """norm / onset, of the variances: near 0 if conditions change the rate but not fn*."""
+    onset_within: float
+    """The same among the seeds of one condition; NaN with one seed each."""
+    norm_within: float
+    runs: int
+    censored: int
+
+
+class Curve(NamedTuple):
+    """The shape of a quantity over an ordered factor."""
+
+    shape: str
+    rises: tuple[tuple[Any, Any], ...]
+    """Pairs of levels, lower first, between which it rises beyond the simultaneous intervals."""
+    falls: tuple[tuple[Any, Any], ...]
+    least: Any
+    """The level with the least mean."""
+    least_share: float
+    """The share of bootstrap samples in which that level is the least."""
+    censored: tuple[Any, ...]
+    """Levels with runs that never crossed: their means are too low."""
+
+
+class _Contrast(NamedTuple):
+    value: float
+    error: float
+    freedom: float
+
+    def estimate(self, n: int) -> Estimate:
+        half = float(stats.t.ppf(0.975, self.freedom) * self.error)
+        return Estimate(self.value, self.value - half, self.value + half, n)
+
+    def p_beyond(self, value: float) -> float:
+        """One-sided p value against a true contrast of at most `value`. A sample without spread decides with p = 0 or 1."""
+        return float(stats.t.sf((self.value - value) / np.maximum(self.error, _TINY), self.freedom))
+
+    def p_zero(self) -> float:
+        return float(2 * stats.t.sf(abs(self.value) / np.maximum(self.error, _TINY), self.freedom))
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    return values[np.isfinite(values)]
+
+
+def _positive(values: Sequence[float]) -> np.ndarray:
+    if (finite := _finite(values)).size and finite.min() <= 0:
+        raise ValueError(f"The value {finite.min():g} has no logarithm and no relative size: give positive values.")
+    return finite
+
+
+def _contrast(samples: Sequence[np.ndarray], weights: Sequence[float]) -> _Contrast:
+    """Σ weight · mean of independent samples, with Welch's standard error and Satterthwaite's degrees of freedom."""
+    value = sum(weight * sample.mean() if len(sample) else math.nan for sample, weight in zip(samples, weights))
+    if min(map(len, samples)) < 2:
+        return _Contrast(float(value), math.nan, math.nan)
+    parts = [weight**2 * sample.var(ddof=1) / len(sample) for sample, weight in zip(samples, weights)]
+    shares = [part / max(sum(parts), _TINY) for part in parts]
+    scatter = sum(share**2 / (len(sample) - 1) for share, sample in zip(shares, samples))
+    freedom = 1 / scatter if scatter > 0 else sum(map(len, samples)) - len(samples)
+    return _Contrast(float(value), math.sqrt(sum(parts)), float(freedom))
+
+
+def coefficient_of_variation(values: Sequence[float]) -> Estimate:
+    """Sample standard deviation (n − 1) over the mean, with the modified McKay interval of Vangel (1996).
+
+    The American Statistician 50, 21-26: for roughly normal values with a coefficient below a third; `high` is infinite where the sample
+    sets no bound.
+    Raises `ValueError` for values that are not positive.
+    """
+    sample = _positive(values)
+    n = len(sample)
+    if n < 2:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    cv = float(sample.std(ddof=1) / sample.mean())
+    bounds = []
+    for probability in (0.975, 0.025):
+        u = stats.chi2.ppf(probability, n - 1)
+        square = ((u + 2) / n - 1) * cv**2 + u / (n - 1)
+        bounds.append(float(cv / math.sqrt(square)) if square > 0 else math.inf)
+    return Estimate(cv, *bounds, n)
+
+
+def difference(values: Sequence[float], against: Sequence[float]) -> Estimate:
+    """Mean of `values` minus mean of `against`, with Welch's t interval; n is the smaller number."""
+    samples = [_finite(values), _finite(against)]
+    return _contrast(samples, (1, -1)).estimate(min(map(len, samples)))
+
+
+def relative_effect(values: Sequence[float], against: Sequence[float]) -> Estimate:
+    """Mean of `values` over mean of `against`, minus 1 (0.43: 43 % above); n is the smaller number.
+
+    The interval comes from the delta method on the logarithm of the ratio, with Welch's degrees of freedom, so that it cannot reach below
+    −1. Raises `ValueError` for values that are not positive.
+    """
+    samples = [_positive(values), _positive(against)]
+    n = min(map(len, samples))
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    means = [sample.mean() for sample in samples]
+    log = _contrast([sample / mean for sample, mean in zip(samples, means)], (1, -1))._replace(value=math.log(means[0] / means[1]))
+    mean, low, high, _ = log.estimate(n)
+    return Estimate(math.expm1(mean), math.expm1(low), math.expm1(high), n)
+
+
+def equivalence(values: pd.Series, against: pd.Series, margin: float) -> Equivalence:
+    """Are `values` and `against` (one value a seed, indexed by it) the same to within ± `margin`, in their unit?
+
+    Two seeds or more in common: in pairs of one seed, and those alone; else as independent groups, after Welch. Two one-sided t tests
+    (Schuirmann 1987) ask for equivalence, a two-sided one for a difference. The verdict is "equivalent" where the former has p < 0.05,
+    even if there is a difference, since that is then within the margin; else "different" where the latter has; else "undecided".
+    A large p_difference alone is no sign of equivalence.
+    Raises `ValueError` for a margin that is not positive and a seed that comes twice.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin={margin} leaves no room for equivalence: give a positive number.")
+    values, against = values.dropna().astype(float), against.dropna().astype(float)
+    for side in (values, against):
+        if not side.index.is_unique:
+            raise ValueError(f"The seed {side.index[side.index.duplicated()][0]} comes twice: give one value a seed.")
+    shared = values.index.intersection(against.index)
+    if paired := len(shared) >= 2:
+        n, contrast = len(shared), _contrast([(values[shared] - against[shared]).to_numpy()], (1,))
+    else:
+        n, contrast = min(len(values), len(against)), _contrast([values.to_numpy(), against.to_numpy()], (1, -1))
+    p_difference = contrast.p_zero()
+    p_equivalence = float(np.maximum(contrast.p_beyond(-margin), contrast._replace(value=-contrast.value).p_beyond(-margin)))
+    verdict = EQUIVALENT if p_equivalence < _LEVEL else DIFFERENT if p_difference < _LEVEL else UNDECIDED
+    return Equivalence(contrast.estimate(n), float(margin), p_difference, p_equivalence, paired, verdict)
+
+
+def intervention_effects(
+    onsets: pd.DataFrame, margin: float, value: str = "fn_star", by: Sequence[str] = ("target", "factor_epoch", "factor")
+) -> pd.DataFrame:
+    """`equivalence` of the runs under each intervention and the runs without one (factor missing), which differ in nothing else.
+
+    `margin` is a share of the mean of `value` in the untouched runs. A run that collapsed before it was scaled says nothing about the
+    scaling and is left out. Columns: `by`, runs, censored, too_late (so left out), difference_* (mean, low, high, n), margin (in the unit
+    of `value`), p_difference, p_equivalence, paired, verdict.
+    Raises `ValueError` where no untouched run crossed, and as `equivalence` does.
+    """
+    require(onsets, [*by, "factor", "factor_epoch", "seed", "T_NC", "censored", value])
+    untouched = onsets[onsets["factor"].isna()].set_index("seed")[value]
+    if untouched.dropna().empty:
+        raise ValueError(f"No run without an intervention has a {value}: add the same runs without one.")
+    rows = []
+    for group, runs in onsets[onsets["factor"].notna()].groupby(list(by), dropna=False):
+        too_late = (runs["T_NC"] <= runs["factor_epoch"].astype(float)).to_numpy()
+        found = equivalence(runs[~too_late].set_index("seed")[value], untouched, margin * untouched.mean())
+        counts = {"runs": len(runs), "censored": int(runs["censored"].sum()), "too_late": int(too_late.sum())}
+        effect = {f"difference_{name}": part for name, part in found.difference._asdict().items()}
+        rows.append({**dict(zip(by, group)), **counts, **effect, **dict(zip(Equivalence._fields[1:], found[1:]))})
+    return pd.DataFrame(rows)
+
+
+def interaction(onsets: pd.DataFrame, base: Mapping[str, Any], value: str = "fn_star") -> pd.DataFrame:
+    """Do two factors of two levels act on `value` independently? `base` names both and the level of each that the effects start from.
+
+    Returns two rows, scale "linear" (effects that add) and "log" (that multiply), with the columns mean, low, high, n and p of the
+    interaction, the difference of differences of the four means, after Welch; n is the smallest cell. additive: what the fourth cell
+    would be without interaction; observed: what it is (both in the unit of `value`; for "log" the geometric mean).
+    Raises `ValueError` unless there are two factors of two levels, and for values that are not positive.
+    """
+    require(onsets, [*base, value])
+    away = [onsets[factor] != level for factor, level in base.items()]
+    if len(base) != 2 or any(onsets[factor].nunique() != 2 or moved.all() for factor, moved in zip(base, away)):
+        seen = "; ".join(f"{factor}: {', '.join(map(str, onsets[factor].unique()))}" for factor in base)
+        raise ValueError(f"base={dict(base)} and a table with {seen} are no grid of two by two: give two factors of two levels each.")
+    cells = [_positive(onsets[(away[0] == row) & (away[1] == column)][value]) for row, column in ((1, 1), (1, 0), (0, 1), (0, 0))]
+    found = []
+    for scale, into, back in (("linear", np.asarray, float), ("log", np.log, math.exp)):
+        contrast = _contrast([into(cell) for cell in cells], (1, -1, -1, 1))
+        observed = _contrast([into(cells[0])], (1,)).value
+        estimate = contrast.estimate(min(map(len, cells)))._asdict()
+        found.append(
+            {"scale": scale, **estimate, "p": contrast.p_zero(), "additive": back(observed - contrast.value), "observed": back(observed)}
+        )
+    return pd.DataFrame(found)
+
+
+def shifts(onsets: pd.DataFrame, base: Mapping[str, Any], values: Sequence[str] = ("since_switch", "fn_star")) -> pd.DataFrame:
+    """How far each factor moves each of `values`, one factor at a time, by `relative_effect` against the runs at `base`.
+
+    `base` gives every factor's level there; a level of one factor is seen with all others at base. Factors that move together (an
+    optimiser and its learning rate) belong into one column. Columns: factor, level, value, mean, low, high, n, runs, censored.
+    Raises `ValueError` where no run stands at base.
+    """
+    require(onsets, [*base, "censored", *values])
+    at_base = pd.DataFrame({factor: onsets[factor] == level for factor, level in base.items()}).fillna(False).astype(bool)
+    origin = onsets[at_base.all(axis=1)]
+    if origin.empty:
+        raise ValueError(f"No run stands at base={dict(base)}: give levels that the table has together.")
+    rows = []
+    for factor in base:
+        moved = onsets[at_base.drop(columns=factor).all(axis=1) & ~at_base[factor]]
+        for level, runs in moved.groupby(factor):
+            for value in values:
+                effect = relative_effect(runs[value], origin[value])._asdict()
+                counts = {"runs": len(runs), "censored": int(runs["censored"].sum())}
+                rows.append({"factor": factor, "level": level, "value": value, **effect, **counts})
+    return pd.DataFrame(rows, columns=["factor", "level", "value", *Estimate._fields, "runs", "censored"])
+
+
+def spread_over_conditions(onsets: pd.DataFrame, by: Sequence[str]) -> Spread:
+    """Between-condition spread of log since_switch and of log fn_star, a condition being a combination of `by`; only runs that crossed.
+
+    The spread is that of the condition means less what the scatter of seeds alone adds to it (one-way random effects, at least 0), so that
+    conditions which change nothing come out near 0. Intervals: percentile bootstrap over conditions, drawn whole, with a fixed seed; NaN
+    below three conditions. The n of the estimates is the number of conditions. Raises `ValueError` for fewer than two conditions.
+    """
+    require(onsets, [*by, "since_switch", "fn_star", "censored"])
+    crossed = onsets[~onsets["censored"]]
+    condition = groups(crossed, by)
+    if (n := condition.nunique()) < 2:
+        raise ValueError(f"Runs of {n} condition crossed the threshold: a spread over {', '.join(by)} needs two.")
+    picks = np.random.default_rng(0).integers(n, size=(_RESAMPLES, n))
+    picks = np.vstack([np.arange(n), picks[np.ptp(picks, axis=1) > 0]])
+    variances, within = [], []
+    for column in ("since_switch", "fn_star"):
+        logs = pd.Series(np.log(_positive(crossed[column])), index=crossed.index).groupby(condition)
+        means, sizes = logs.mean().to_numpy(), logs.size().to_numpy()
+        seeds = float(((sizes - 1) * logs.var(ddof=1).fillna(0)).sum() / (sizes - 1).sum()) if (sizes > 1).any() else math.nan
+        scatter = np.nan_to_num(seeds) / sizes
+        variances.append(np.maximum(means[picks].var(axis=1, ddof=1) - scatter[picks].mean(axis=1), 0))
+        within.append(math.sqrt(seeds))
+    onset, norm = variances
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = norm / onset
+    sampled = [_bootstrapped(np.sqrt(onset), n), _bootstrapped(np.sqrt(norm), n), _bootstrapped(ratio, n)]
+    return Spread(*sampled, *within, runs=len(onsets), censored=int(onsets["censored"].sum()))
+
+
+def _bootstrapped(values: np.ndarray, n: int) -> Estimate:
+    """The first value, with the percentile interval of the others."""
+    known = values[1:][~np.isnan(values[1:])]
+    low, high = np.percentile(known, (2.5, 97.5), method="nearest") if n >= 3 and len(known) else (math.nan, math.nan)
+    return Estimate(float(values[0]), float(low), float(high), n)
+
+
+def shape_over(onsets: pd.DataFrame, factor: str, value: str = "since_switch") -> Curve:
+    """Whether `value` rises, falls or does both over the sorted levels of `factor`, and where it is least.
+
+    Every pair of levels is compared in logs by Tukey's honestly significant difference (simultaneous 95 % intervals; equal relative
+    scatter is assumed). A pair that rises and a pair that falls make the curve "non-monotonic", only the one kind "rising" or "falling",
+    none "undecided". Levels with one run enter `least`, not the pairs. The bootstrap draws seeds within each level, with a fixed seed.
+    Raises `ValueError` for fewer than two levels with a value, and for values that are not positive.
+    """
+    require(onsets, [factor, value, "censored"])
+    samples = {level: logs for level, runs in onsets.groupby(factor) if len(logs := np.log(_positive(runs[value])))}
+    if len(samples) < 2:
+        raise ValueError(f"{value} is known at {len(samples)} level of {factor}: a shape needs at least two.")
+    several = [level for level, logs in samples.items() if len(logs) >= 2]
+    rises, falls = [], []
+    if len(several) >= 2:
+        interval = stats.tukey_hsd(*(samples[level] for level in several)).confidence_interval(0.95)
+        for i, lower in enumerate(several):
+            for j, upper in enumerate(several[i + 1 :], i + 1):
+                if interval.low[j, i] > 0:
+                    rises.append((lower, upper))
+                elif interval.high[j, i] < 0:
+                    falls.append((lower, upper))
+    shape = NON_MONOTONIC if rises and falls else RISING if rises else FALLING if falls else UNDECIDED
+    rng = np.random.default_rng(0)
+    drawn = [np.exp(logs)[rng.integers(len(logs), size=(_RESAMPLES, len(logs)))].mean(axis=1) for logs in samples.values()]
+    least = int(np.argmin([np.exp(logs).mean() for logs in samples.values()]))
+    share = float((np.argmin(drawn, axis=0) == least).mean())
+    censored = tuple(level for level, runs in onsets.groupby(factor) if runs["censored"].any())
+    return Curve(shape, tuple(rises), tuple(falls), list(samples)[least], share, censored)

@@ -1,0 +1,189 @@
+"""Statistics of part two over groups of runs: against scipy, published numbers, and coverage in simulations with a fixed seed."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ncbook.fn import statistics
+
+
+def test_the_coefficient_of_variation_agrees_with_a_published_computation():
+    found = statistics.coefficient_of_variation([3.8, 3.9, 3.9, 3.8, 4.1, 4.0, 3.4, 3.6, 3.8, 3.7, np.nan])
+    assert found == pytest.approx((0.05263158, 0.03617573, 0.09632067, 10), abs=1e-7)
+
+
+@pytest.mark.parametrize(("n", "cv"), [(3, 0.05), (9, 0.064), (9, 0.25)])
+def test_its_interval_covers_the_truth(n, cv):
+    samples = np.random.default_rng(0).normal(1, cv, size=(2000, n))
+    bounds = np.array([statistics.coefficient_of_variation(sample)[1:3] for sample in samples[samples.min(axis=1) > 0]])
+    assert np.mean((bounds[:, 0] < cv) & (cv < bounds[:, 1])) == pytest.approx(0.95, abs=0.015)
+
+
+def test_a_coefficient_of_variation_of_one_value_and_of_wrong_values():
+    assert statistics.coefficient_of_variation([1.0])[3] == 1 and math.isnan(statistics.coefficient_of_variation([1.0])[0])
+    with pytest.raises(ValueError, match="The value -1 has no logarithm"):
+        statistics.coefficient_of_variation([1.0, -1.0])
+
+
+A, B = [1.0, 1.2, 1.1, 1.3], [2.0, 2.4, 1.9]
+
+
+def test_a_difference_is_welchs():
+    found, welch = statistics.difference(A, B), stats.ttest_ind(A, B, equal_var=False)
+    assert found == pytest.approx((np.mean(A) - np.mean(B), *welch.confidence_interval(0.95), 3))
+    assert math.isnan(statistics.difference(A, [2.0]).low)
+
+
+def test_a_relative_effect_is_a_ratio_and_its_inverse_is_the_inverse():
+    up, down = statistics.relative_effect(B, A), statistics.relative_effect(A, B)
+    assert up.mean == pytest.approx(np.mean(B) / np.mean(A) - 1) and up.low < up.mean < up.high
+    assert (1 + up.low) * (1 + down.high) == pytest.approx(1)
+    assert statistics.relative_effect([np.nan], A).n == 0
+
+
+def test_the_interval_of_a_relative_effect_covers_the_truth():
+    rng = np.random.default_rng(1)
+    draws = [statistics.relative_effect(rng.normal(1.5, 0.1, 3), rng.normal(1.0, 0.05, 3)) for _ in range(1000)]
+    assert np.mean([found.low < 0.5 < found.high for found in draws]) > 0.94
+
+
+def by_seed(values, seeds=None):
+    return pd.Series(values, index=range(len(values)) if seeds is None else seeds)
+
+
+def test_equivalence_of_pairs_is_two_one_sided_tests():
+    values, against = by_seed([1.00, 1.10, 1.05, 0.98]), by_seed([1.02, 1.08, 1.06, 1.01])
+    found = statistics.equivalence(values, against, 0.05)
+    sides = [stats.ttest_rel(values + move, against, alternative=way).pvalue for move, way in ((0.05, "greater"), (-0.05, "less"))]
+    assert found.p_equivalence == pytest.approx(max(sides)) and found.p_difference == pytest.approx(stats.ttest_rel(values, against).pvalue)
+    assert found.paired and found.verdict == "equivalent" and found.difference.n == 4
+    assert found.difference[1:3] == pytest.approx(tuple(stats.ttest_rel(values, against).confidence_interval(0.95)))
+
+
+def test_equivalence_of_other_seeds_is_welchs():
+    found = statistics.equivalence(by_seed(A), by_seed(B, seeds=[7, 8, 9]), 0.1)
+    assert not found.paired and found.verdict == "different"
+    assert found.p_difference == pytest.approx(stats.ttest_ind(A, B, equal_var=False).pvalue)
+    assert found.p_equivalence == pytest.approx(stats.ttest_ind(np.array(A) + 0.1, B, equal_var=False, alternative="greater").pvalue)
+
+
+def test_a_large_p_value_is_not_equivalence():
+    found = statistics.equivalence(by_seed([1.0, 1.4, 0.8]), by_seed([1.1, 1.0, 1.2]), 0.05)
+    assert found.p_difference > 0.2 and found.verdict == "undecided"
+    assert statistics.equivalence(by_seed([1.0]), by_seed([1.0]), 0.05).verdict == "undecided"
+
+
+@pytest.mark.parametrize(("shift", "verdict", "p_difference"), [(0.0, "equivalent", 1), (0.01, "equivalent", 0), (1.0, "different", 0)])
+def test_differences_without_spread_decide(shift, verdict, p_difference):
+    values = by_seed([1.0, 2.0, 4.0])
+    found = statistics.equivalence(values + shift, values, 0.05)
+    assert found.verdict == verdict and found.p_difference == pytest.approx(p_difference)
+
+
+def grid(cells, noise=0.01):
+    rows = [
+        {"model": model, "data": data, "fn_star": mean * (1 + noise * seed), "seed": seed}
+        for (model, data), mean in cells.items()
+        for seed in (-1, 0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+BASE = {"model": "mlp", "data": "mnist"}
+
+
+def test_effects_that_add_and_effects_that_multiply():
+    corner = {("mlp", "mnist"): 1.0, ("mlp", "cifar10"): 2.0, ("resnet20", "mnist"): 3.0}
+    adds = statistics.interaction(grid({**corner, ("resnet20", "cifar10"): 4.0}), BASE).set_index("scale")
+    assert adds.loc["linear", "mean"] == pytest.approx(0, abs=1e-12) and adds.loc["linear", "additive"] == pytest.approx(4)
+    assert adds.loc["log", "mean"] == pytest.approx(math.log(4 / 6)) and adds.loc["log", "p"] < 0.01
+    multiplies = statistics.interaction(grid({**corner, ("resnet20", "cifar10"): 6.0}), BASE).set_index("scale")
+    assert multiplies.loc["log", "mean"] == pytest.approx(0, abs=1e-12)
+    assert multiplies.loc["log", "additive"] == pytest.approx(multiplies.loc["log", "observed"]) == pytest.approx(6, rel=1e-3)
+    assert multiplies.loc["linear", "mean"] == pytest.approx(2)
+    assert multiplies.loc["linear", "low"] > 0 and multiplies.loc["linear", "n"] == 3
+
+
+def test_a_grid_has_two_levels_of_two_factors():
+    table = grid({("mlp", "mnist"): 1.0, ("resnet20", "mnist"): 3.0})
+    for base in (BASE, {"model": "mlp"}, {"model": "cnn", "data": "mnist"}):
+        with pytest.raises(ValueError, match="are no grid of two by two"):
+            statistics.interaction(table, base)
+
+
+def conditions(onset_moves, norm_moves, noise=0.02, seeds=3):
+    rng = np.random.default_rng(3)
+    rows = []
+    for lr, (slow, large) in enumerate(zip(onset_moves, norm_moves)):
+        for seed in range(seeds):
+            time, norm = 100 * math.exp(slow + noise * rng.normal()), math.exp(large + noise * rng.normal())
+            rows.append({"lr": lr, "batch": 0, "seed": seed, "since_switch": time, "fn_star": norm, "censored": False})
+    return pd.DataFrame(rows)
+
+
+MOVES = [-0.6, -0.3, 0.0, 0.3, 0.6]
+
+
+def test_conditions_that_move_the_rate_alone():
+    found = statistics.spread_over_conditions(conditions(MOVES, [0] * 5), ["lr"])
+    assert found.onset.mean == pytest.approx(np.std(MOVES, ddof=1), rel=0.05) and found.norm.mean < 0.02
+    assert found.ratio.high < 0.05 and found.onset.low < found.onset.mean < found.onset.high and found.ratio.n == 5
+    assert found.onset_within == pytest.approx(0.02, rel=0.5)
+
+
+def test_conditions_that_move_both():
+    found = statistics.spread_over_conditions(conditions(MOVES, MOVES[::-1]), ["lr"])
+    assert found.ratio.low <= found.ratio.mean == pytest.approx(1, rel=0.2) and found.ratio.low > 0.5
+
+
+def test_a_spread_counts_censored_runs_and_needs_conditions():
+    table = conditions(MOVES, MOVES)
+    table.loc[table["lr"] == 0, ["since_switch", "fn_star", "censored"]] = [np.nan, np.nan, True]
+    found = statistics.spread_over_conditions(table, ["lr"])
+    assert (found.runs, found.censored, found.onset.n) == (15, 3, 4)
+    two = statistics.spread_over_conditions(table[table["lr"].isin([1, 2])], ["lr"])
+    assert two.onset.mean > 0 and math.isnan(two.ratio.low)
+    with pytest.raises(ValueError, match="Runs of 1 condition crossed the threshold"):
+        statistics.spread_over_conditions(table, ["batch"])
+
+
+def test_shifts_move_one_factor_at_a_time():
+    table = conditions([0, math.log(2)], [0, 0], noise=0.001)
+    other = table.assign(batch=1, fn_star=3 * table["fn_star"])
+    found = statistics.shifts(pd.concat([table, other]), {"lr": 0, "batch": 0}).set_index(["factor", "level", "value"])
+    assert found.loc[("lr", 1, "since_switch"), "mean"] == pytest.approx(1, abs=0.01)
+    assert found.loc[("lr", 1, "fn_star"), "mean"] == pytest.approx(0, abs=0.01)
+    assert found.loc[("batch", 1, "fn_star"), "mean"] == pytest.approx(2) and len(found) == 4
+    with pytest.raises(ValueError, match="No run stands at base"):
+        statistics.shifts(table, {"lr": 9, "batch": 0})
+
+
+@pytest.mark.parametrize(
+    ("logs", "shape", "least"),
+    [
+        ([0.5, 0.2, 0.0, 0.3, 0.6], "non-monotonic", 2),
+        ([0.6, 0.45, 0.3, 0.15, 0.0], "falling", 4),
+        ([0.0, 0.2, 0.4, 0.6, 0.8], "rising", 0),
+    ],
+)
+def test_the_shape_of_a_curve(logs, shape, least):
+    found = statistics.shape_over(conditions(logs, logs), "lr")
+    assert (found.shape, found.least, found.least_share) == (shape, least, 1.0)
+    assert bool(found.rises) == (shape != "falling") and bool(found.falls) == (shape != "rising")
+
+
+def test_a_bend_within_the_scatter_is_undecided_and_its_least_level_uncertain():
+    found = statistics.shape_over(conditions([0.01, 0.0, 0.01], [0] * 3, noise=0.1), "lr")
+    assert found.shape == "undecided" and 0.3 < found.least_share < 1 and not found.rises and not found.falls
+
+
+def test_a_shape_of_single_runs_has_a_least_level_and_no_more():
+    table = conditions([0.5, 0.0], [0, 0], seeds=1)
+    found = statistics.shape_over(table, "lr")
+    assert (found.shape, found.least) == ("undecided", 1)
+    table.loc[1, ["since_switch", "censored"]] = [np.nan, True]
+    with pytest.raises(ValueError, match="since_switch is known at 1 level of lr"):
+        statistics.shape_over(table, "lr")
