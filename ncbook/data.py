@@ -1,4 +1,4 @@
-"""Data sets as tensors, with label noise drawn from a seed of its own. Knows nothing of models."""
+"""Data sets as tensors ready to train on, with label noise drawn from a seed of its own. Knows nothing of models."""
 
 import functools
 import random
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncbook.spec import DataSpec
+from ncbook.images import load_images, stratified_subset
+from ncbook.spec import IMAGES, DataSpec
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Data:
     """A data set whose training labels come in two versions: the true ones and the noisy ones trained on."""
 
     x_train: Tensor
-    """`[train points, positions]`, float32."""
+    """`[train points, positions]` or `[train points, channels, height, width]`, float32."""
     y_clean: Tensor
     """`[train points]`, int64."""
     y_noisy: Tensor
@@ -57,8 +58,16 @@ def _mnist1d() -> dict[str, np.ndarray]:
         np.random.set_state(numpy_state)
 
 
+@functools.lru_cache(maxsize=2)
 def load(spec: DataSpec) -> Data:
-    """The data that `spec` names. MNIST-1D (Greydanus & Kobak 2024) is generated: 4,000 training and 1,000 test signals of length 40."""
+    """The data that `spec` names.
+
+    MNIST-1D (Greydanus & Kobak 2024) is generated: 4,000 training and 1,000 test signals of length 40. Images are standardised by the mean
+    and standard deviation of each channel over all training images, whatever the subset. Raises `images.DataError` where files are
+    missing or altered.
+    """
+    if spec.name in IMAGES:
+        return _images(spec)
     raw = _mnist1d()
     clean = raw["y"].astype(np.int64)
     return Data(
@@ -69,4 +78,22 @@ def load(spec: DataSpec) -> Data:
         y_test=torch.from_numpy(raw["y_test"].astype(np.int64)),
         classes=10,
         source="mnist1d (generated, seed 42)",
+    )
+
+
+def _images(spec: DataSpec) -> Data:
+    raw = load_images(spec.name)
+    mean = raw.train_images.mean((0, 2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    deviation = raw.train_images.std((0, 2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    chosen = slice(None) if spec.subset is None else stratified_subset(raw.train_labels, spec.subset)
+    x_train, x_test = (torch.from_numpy((x.astype(np.float32) - mean) / deviation) for x in (raw.train_images[chosen], raw.test_images))
+    clean = raw.train_labels[chosen]
+    return Data(
+        x_train=x_train,
+        y_clean=torch.tensor(clean),
+        y_noisy=torch.from_numpy(noisy_labels(clean, spec.label_noise, 10, spec.noise_seed)),
+        x_test=x_test,
+        y_test=torch.tensor(raw.test_labels),
+        classes=10,
+        source=raw.source,
     )

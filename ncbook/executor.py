@@ -288,59 +288,84 @@ def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) 
         "setting": vars(setting),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": 0.0,
+        "members": len(specs),
     }
+    members = [_Member(spec, making) for spec in specs]
     trainer = StackTrainer(specs, device=setting.device, dtype=setting.dtype)
-    began = time.perf_counter()
-    makings = [making] * len(specs)
     if stack.epoch:
         states = [_resumable(store, spec, setting) for spec in specs]
         trainer.restore([arrays for _, _, arrays in states])
-        makings = [making for _, making, _ in states]
+        members = [_Member(spec, making) for spec, (_, making, _) in zip(specs, states)]
 
-    def made() -> list[dict[str, Any]]:
-        share = (time.perf_counter() - began) / len(specs)
-        return [{**making, "epoch": trainer.epoch, "seconds": making["seconds"] + share} for making in makings]
-
-    def keep() -> None:
-        for spec, making, arrays in zip(specs, made(), trainer.checkpoint(), strict=True):
-            store.save_checkpoint(spec.key, {**arrays, "making": np.array(json.dumps(making))})
-
-    kept = reported = time.monotonic()
-    unreported = 0.0
-    while not trainer.done:
+    kept = reported = before = time.monotonic()
+    unreported, left = 0.0, stack.cost
+    while members:
         trainer.run_epoch()
         now = time.monotonic()
-        unreported += stack.cost / (trainer.epochs - stack.epoch)
-        if now - reported > 0.5 or trainer.done:
+        for member in members:
+            member.making["seconds"] += (now - before) / len(members)
+        before = now
+        unreported += sum(_cost(member.spec, trainer.epoch - 1) - _cost(member.spec, trainer.epoch) for member in members)
+        if any(trainer.ended):
+            members, trainer = _store_ended(members, trainer, setting, store)
+        if not members:
+            unreported = left
+        if now - reported > 0.5 or not members:
             _progress.put(unreported)
+            left -= unreported
             reported, unreported = now, 0.0
-        if trainer.done:
-            break
-        if _stop.is_set() or time.time() > deadline:
-            keep()
-            return 0
-        if now - kept > CHECKPOINT_SECONDS:
-            keep()
+        stopping = _stop.is_set() or time.time() > deadline
+        if members and (stopping or now - kept > CHECKPOINT_SECONDS):
+            for member, arrays in zip(members, trainer.checkpoint(), strict=True):
+                making = {**member.making, "epoch": trainer.epoch}
+                store.save_checkpoint(member.spec.key, {**arrays, "making": np.array(json.dumps(making))})
             kept = now
-    for spec, making, result in zip(specs, made(), trainer.results(), strict=True):
-        provenance = _provenance(spec, making, setting, len(specs), result["parameters"])
-        store.save(Run(spec, provenance, result["epochs"], result["metrics"], result["states"]))
-        store.drop_checkpoint(spec.key)
-    return len(specs)
+        if stopping:
+            break
+    return len(specs) - len(members)
 
 
-def _provenance(spec: RunSpec, making: dict[str, Any], setting: Setting, members: int, parameters: int) -> dict[str, Any]:
-    points = data.load(spec.data)
+@dataclass
+class _Member:
+    """A run in training and what is to be remembered of its making."""
+
+    spec: RunSpec
+    making: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.making = dict(self.making)
+
+
+def _store_ended(
+    members: list[_Member], trainer: StackTrainer, setting: Setting, store: Store
+) -> tuple[list[_Member], StackTrainer]:
+    """Stores the runs that are over; returns the others, and the trainer of their smaller stack."""
+    ended, results, states = trainer.ended, trainer.results(), trainer.checkpoint()
+    for member, over, result in zip(members, ended, results, strict=True):
+        if over:
+            provenance = _provenance(member, setting, result)
+            store.save(Run(member.spec, provenance, result["epochs"], result["metrics"], result["states"]))
+            store.drop_checkpoint(member.spec.key)
+    going_on = [i for i, over in enumerate(ended) if not over]
+    members = [members[i] for i in going_on]
+    if members:
+        trainer = StackTrainer([member.spec for member in members], device=setting.device, dtype=setting.dtype)
+        trainer.restore([states[i] for i in going_on])
+    return members, trainer
+
+
+def _provenance(member: _Member, setting: Setting, result: dict[str, Any]) -> dict[str, Any]:
+    points = data.load(member.spec.data)
     return {
         "device": setting.device,
         "hardware": hardware(setting.device),
         "dtype": setting.dtype,
         "threads": torch.get_num_threads(),
-        "stack_members": members,
-        "started": making["started"],
-        "seconds": round(making["seconds"], 3),
+        "stack_members": member.making["members"],
+        "started": member.making["started"],
+        "seconds": round(member.making["seconds"], 3),
         "versions": {"ncbook": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
-        "parameters": parameters,
+        "parameters": result["parameters"],
         "data": points.source,
-        "scale": f"{spec.epochs:,} epochs, {len(points.x_train):,} training points",
+        "scale": f"{result['epochs'][-1]:,} epochs, {len(points.x_train):,} training points",
     }

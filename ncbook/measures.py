@@ -19,7 +19,7 @@ from ncbook.analysis import CURVE, Estimate, estimate
 from ncbook.evidence import PROBE_POINTS, Evidence
 from ncbook.plots import name
 from ncbook.report import epochwise
-from ncbook.spec import DataSpec
+from ncbook.spec import DataSpec, ModelSpec
 
 Cases = dict[str, Estimate]
 
@@ -349,10 +349,10 @@ def drift(evidence: Evidence, width: int, layers: list[str], spans: list[list[in
 @_measure(low=0)
 def pooled_difference(evidence: Evidence, width: int) -> Cases:
     """Relative distance of the pooled last block of an untrained ResNet1D from its features; the network's form alone decides it."""
-    network = models.build("resnet1d", width)
+    network = models.build(ModelSpec(name="resnet1d", width=width))
     network.reset([0])
     with torch.no_grad():
-        layers = network.eval().activations(data.load(DataSpec()).x_train[:PROBE_POINTS].T[None], ["block2", "features"])
+        layers = network.eval().activations(data.load(DataSpec()).x_train[None, :PROBE_POINTS], ["block2", "features"])
     difference = layers["block2"].mean(1) - layers["features"]
     return {"L2, L3": exact(float(difference.norm() / layers["features"].norm()))}
 

@@ -3,8 +3,9 @@
 Every parameter and buffer has the members as its first dimension; member s's slice *is* the plain network's parameter of the same name,
 and is initialised as plain PyTorch modules built after `torch.manual_seed(seed)` are. Models know nothing of data, training or storage.
 
-Signals are `[members, positions, batch]`. `layers(x)` yields every layer's activations by name, `model(x)` returns the last one, the logits.
-Activations of spatial layers are `[members, positions, batch, channels]`, features and logits `[members, batch, dim]`.
+Points are `[members, batch, ...]`: signals `[..., positions]`, images `[..., channels, height, width]`. `layers(x)` yields every layer's
+activations by name, `model(x)` returns the last one, the logits. Activations of the 1-D networks' spatial layers are
+`[members, positions, batch, channels]`, of ResNet-20's `[members, batch, channels, height, width]`, all others `[members, batch, dim]`.
 """
 
 import abc
@@ -13,8 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm, conv2d, gelu, pad
 
 from ncbook.kernels import batch_norm_relu, conv3
+from ncbook.spec import ModelSpec
 
 
 class Conv1d(nn.Module):
@@ -27,12 +30,12 @@ class Conv1d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.shape[2] > 1:
             return conv3(x, self.weight)
-        windows = nn.functional.pad(x, (0, 0, 1, 1)).unfold(1, 3, 1)  # [members, positions, batch, 3]
+        windows = pad(x, (0, 0, 1, 1)).unfold(1, 3, 1)  # [members, positions, batch, 3]
         return torch.einsum("mpbt,mot->mpbo", windows, self.weight[:, :, 0])
 
 
-class BatchNorm1d(nn.Module):
-    """Batch norm followed by an optional sum and ReLU; statistics are never shared between members."""
+class BatchNorm(nn.Module):
+    """The parameters and running statistics of a batch norm; statistics are never shared between members."""
 
     eps, momentum = 1e-5, 0.1
 
@@ -42,6 +45,10 @@ class BatchNorm1d(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, channels))
         self.register_buffer("running_mean", torch.empty(members, channels))
         self.register_buffer("running_var", torch.empty(members, channels))
+
+
+class BatchNorm1d(BatchNorm):
+    """Batch norm followed by an optional sum and ReLU."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if not self.training:
@@ -57,20 +64,24 @@ class BatchNorm1d(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear map without bias."""
+    """Linear map `[members, batch, inputs]` -> `[members, batch, outputs]`."""
 
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(members, outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.bmm(x, self.weight.transpose(1, 2))
+        if self.bias is None:
+            return torch.bmm(x, self.weight.mT)
+        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
 
 
 class Stack(nn.Module, abc.ABC):
     """What all networks share. A subclass builds its modules in the order of a plain network's and defines `layers`."""
 
     members: int
+    classifier: Linear
 
     @abc.abstractmethod
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -94,11 +105,11 @@ class Stack(nn.Module, abc.ABC):
         for member, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
             for module in self.modules():
-                if isinstance(module, (Conv1d, Linear)):
-                    weight = module.weight[member]
-                    bound = 1 / math.sqrt(weight[0].numel())
-                    weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
-                elif isinstance(module, BatchNorm1d):
+                if isinstance(module, (Conv1d, Conv2d, Linear)):
+                    bound = 1 / math.sqrt(module.weight[member, 0].numel())
+                    for parameter in module.parameters():
+                        parameter[member] = torch.empty(parameter.shape[1:]).uniform_(-bound, bound, generator=generator)
+                elif isinstance(module, BatchNorm):
                     for tensor, value in ((module.weight, 1), (module.bias, 0), (module.running_mean, 0), (module.running_var, 1)):
                         tensor[member] = value
 
@@ -132,7 +143,7 @@ class ResNet1D(Stack):
         self.classifier = Linear(members, feature_dim or width, classes)
 
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = self.bn(self.stem(x))
+        x = self.bn(self.stem(x.mT.contiguous()))
         yield "stem", x
         x = self.block1(x)
         yield "block1", x
@@ -161,7 +172,7 @@ class CNN1D(Stack):
         self.classifier = Linear(members, 2 * width, classes)
 
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = _max_pool(self.bn1(self.conv1(x)))
+        x = _max_pool(self.bn1(self.conv1(x.mT.contiguous())))
         yield "conv1", x
         x = _max_pool(self.bn2(self.conv2(x)))
         yield "conv2", x
@@ -179,8 +190,109 @@ def _max_pool(x: Tensor) -> Tensor:
     return torch.maximum(x[:, 0::2], x[:, 1::2])
 
 
-def build(name: str, width: int, feature_dim: int | None = None, members: int = 1) -> Stack:
-    """The network that a `ModelSpec` names."""
-    if name == "resnet1d":
-        return ResNet1D(width, feature_dim, members)
-    return CNN1D(width, members)
+_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": gelu}
+
+
+class MLP(Stack):
+    """`depth` hidden layers of `width` units with biases, linear classifier with bias. Layers: hidden1 ... hidden(depth-1), features, logits."""
+
+    def __init__(self, inputs: int, depth: int, width: int, activation: str = "relu", members: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.members = members
+        self.hidden = nn.ModuleList(Linear(members, inputs if i == 0 else width, width, bias=True) for i in range(depth))
+        self.classifier = Linear(members, width, classes, bias=True)
+        self._activation = _ACTIVATIONS[activation]
+
+    def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        x = x.flatten(2)
+        for i, layer in enumerate(self.hidden, 1):
+            x = self._activation(layer(x))
+            yield ("features" if i == len(self.hidden) else f"hidden{i}"), x
+        yield "logits", self.classifier(x)
+
+    @torch.no_grad()
+    def scale_features(self, factors: Tensor, target: str) -> None:
+        """Multiply the features of a ReLU network by factors `[members]`: through the last hidden layer ("features") or all ("layers")."""
+        scaled = [self.hidden[-1]] if target == "features" else list(self.hidden)
+        for i, layer in enumerate(scaled, 1):
+            layer.weight.mul_(factors[:, None, None] ** (1 / len(scaled)))
+            layer.bias.mul_(factors[:, None] ** (i / len(scaled)))
+
+
+class Conv2d(nn.Module):
+    """3x3 convolution without bias on `[batch, members * inputs, height, width]`, the members as groups."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs, 3, 3))
+        self._stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight.flatten(0, 1), stride=self._stride, padding=1, groups=len(self.weight))
+
+
+class BatchNorm2d(BatchNorm):
+    """Batch norm on `[batch, members * channels, height, width]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (part.view(-1) for part in (self.running_mean, self.running_var, self.weight, self.bias))
+        return batch_norm(x, *parts, training=self.training, momentum=self.momentum, eps=self.eps)
+
+
+class ImageBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters: where the block halves the image, it skips pixels and adds empty channels."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self._members, self._stride, self._added = members, 1 if inputs == outputs else 2, outputs - inputs
+        self.conv1, self.bn1 = Conv2d(members, inputs, outputs, self._stride), BatchNorm2d(members, outputs)
+        self.conv2, self.bn2 = Conv2d(members, outputs, outputs), BatchNorm2d(members, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self._added:
+            kept = x[:, :, :: self._stride, :: self._stride].unflatten(1, (self._members, -1))
+            shortcut = pad(kept, (0, 0, 0, 0, self._added // 2, self._added - self._added // 2)).flatten(1, 2)
+        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + shortcut)
+
+
+class ResNet20(Stack):
+    """The CIFAR network of He et al. (2016): stem, three stages of three blocks (`width`, 2 and 4 times as many channels), global average
+    pool, linear classifier with bias. Layers: stem, stage1 ... stage3, features, logits.
+    """
+
+    def __init__(self, channels: int, width: int, members: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.members = members
+        self.stem, self.bn = Conv2d(members, channels, width), BatchNorm2d(members, width)
+        widths = [width, width, 2 * width, 4 * width]
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ImageBlock(members, before if i == 0 else after, after) for i in range(3)))
+            for before, after in zip(widths, widths[1:])
+        )
+        self.classifier = Linear(members, 4 * width, classes, bias=True)
+
+    def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        x = x.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        x = torch.relu(self.bn(self.stem(x)))
+        yield "stem", self._by_member(x)
+        for i, stage in enumerate(self.stages, 1):
+            x = stage(x)
+            yield f"stage{i}", self._by_member(x)
+        x = self._by_member(x).mean((-2, -1))
+        yield "features", x
+        yield "logits", self.classifier(x)
+
+    def _by_member(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+
+def build(shape: ModelSpec, members: int = 1, point: Sequence[int] = (40,)) -> Stack:
+    """The network that `shape` names, for points of the shape `point`; its weights are not set before `reset`."""
+    if shape.name == "resnet1d":
+        return ResNet1D(shape.width, shape.feature_dim, members)
+    if shape.name == "cnn1d":
+        return CNN1D(shape.width, members)
+    if shape.name == "mlp":
+        return MLP(math.prod(point), shape.depth, shape.width, shape.activation, members)
+    return ResNet20(point[0], shape.width, members)

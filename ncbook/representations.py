@@ -36,7 +36,7 @@ def network(run: Run, epoch: int) -> models.Stack:
         kept = ", ".join(map(str, run.states)) or "none"
         raise ValueError(f"epoch={epoch} is not among those whose weights the run {run.spec.key} keeps ({kept}): choose one of them.")
     shape, state = run.spec.model, {name: torch.as_tensor(values)[None] for name, values in run.states[epoch].items()}
-    model = models.build(shape.name, shape.width, shape.feature_dim, members=1).to(state["classifier.weight"].dtype)
+    model = models.build(shape).to(state["classifier.weight"].dtype)
     model.load_state_dict(state)
     return model.eval()
 
@@ -46,7 +46,7 @@ def activations(run: Run, epoch: int, x: Tensor) -> dict[str, Tensor]:
     """Every layer of `network(run, epoch)` on points x `[N, positions]`: `[N, positions, C]`; features and logits `[N, dim]`."""
     model = network(run, epoch)
     kind = model.classifier.weight.dtype
-    chunks = [{name: a[0] for name, a in model.layers(chunk.T[None].to(kind))} for chunk in x.split(_CHUNK)]
+    chunks = [{name: a[0] for name, a in model.layers(chunk[None].to(kind))} for chunk in x.split(_CHUNK)]
     points_first = [{name: a.transpose(0, 1) if a.dim() == 3 else a for name, a in chunk.items()} for chunk in chunks]
     return {name: torch.cat([chunk[name] for chunk in points_first]) for name in points_first[0]}
 

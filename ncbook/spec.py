@@ -9,13 +9,19 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-DATASETS = ("mnist1d",)
-MODELS = ("resnet1d", "cnn1d")
+IMAGES = ("mnist", "fashion_mnist", "cifar10", "digits")
+DATASETS = ("mnist1d", *IMAGES)
+SIGNAL_MODELS = ("resnet1d", "cnn1d")
+MODELS = (*SIGNAL_MODELS, "mlp", "resnet20")
+ACTIVATIONS = ("relu", "tanh", "gelu")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "cosine")
-RECORDS = ("log", "dense")
+RECORDS = ("log", "dense", "phases")
+REDUCTIONS = ("mean", "sum")
+OPTIMIZER_STATES = ("kept", "reset")
+TARGETS = ("features", "layers")
 
 
 class SpecError(ValueError):
@@ -66,9 +72,10 @@ class _Spec:
         if missing := sorted(required - set(values)):
             raise SpecError(f"{cls.__name__} needs {', '.join(missing)}.")
         nested = {
-            name: f.type.from_dict(values[name])
+            name: kind.from_dict(values[name])
             for name, f in fields.items()
-            if isinstance(f.type, type) and issubclass(f.type, _Spec) and isinstance(values.get(name), dict)
+            for kind in (f.type, *get_args(f.type))
+            if isinstance(kind, type) and issubclass(kind, _Spec) and isinstance(values.get(name), dict)
         }
         return cls(**{**values, **nested})
 
@@ -82,9 +89,15 @@ class DataSpec(_Spec):
     """Share of the training points whose label is drawn anew, uniformly from all classes; in [0, 1)."""
     noise_seed: int = 0
     """Seed of that draw, independent of the seed of the run."""
+    subset: int | None = None
+    """Train on so many images only, the same ones for every run and equally many of each class; None: on all."""
 
     def __post_init__(self) -> None:
         _choice("data.name", self.name, DATASETS)
+        if self.subset is not None:
+            _integer("data.subset", self.subset, 10)
+            if self.name not in IMAGES:
+                raise SpecError(f"data.subset={self.subset}: {self.name} is used whole; leave it out or choose one of {', '.join(IMAGES)}.")
         _number("data.label_noise", self.label_noise, 0, below=1)
         _integer("data.noise_seed", self.noise_seed, 0)
         object.__setattr__(self, "label_noise", float(self.label_noise))
@@ -96,13 +109,28 @@ class ModelSpec(_Spec):
 
     name: str
     width: int
-    """Channels of the first block."""
+    """Channels of the first block; units of a hidden layer (`mlp`)."""
     feature_dim: int | None = None
     """Dimension of a linear projector before the classifier (`resnet1d` only); None: no projector."""
+    depth: int | None = None
+    """Number of hidden layers (`mlp` only, 1 to 10)."""
+    activation: str = "relu"
+    """`relu`, `tanh` or `gelu` (`mlp`; the other networks have ReLU)."""
 
     def __post_init__(self) -> None:
         _choice("model.name", self.name, MODELS)
         _integer("model.width", self.width, 1)
+        _choice("model.activation", self.activation, ACTIVATIONS)
+        if self.name == "mlp":
+            if self.depth is None:
+                raise SpecError("model.depth is missing: an mlp needs its number of hidden layers, 1 to 10.")
+            _integer("model.depth", self.depth, 1)
+            if self.depth > 10:
+                raise SpecError(f"model.depth={self.depth} is too large: an mlp here has 1 to 10 hidden layers.")
+        elif self.depth is not None:
+            raise SpecError(f"model.depth={self.depth}: the depth of {self.name} is fixed; leave it out.")
+        elif self.activation != "relu":
+            raise SpecError(f"model.activation={self.activation!r}: {self.name} has ReLU only; use mlp or leave it out.")
         if self.feature_dim is not None:
             _integer("model.feature_dim", self.feature_dim, 1)
             if self.name != "resnet1d":
@@ -139,6 +167,56 @@ class OptimizerSpec(_Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SwitchSpec(_Spec):
+    """The change from cross-entropy to the squared distance between the logits and the one-hot labels."""
+
+    epoch: int
+    """Last epoch of cross-entropy; 0: squared distance from the start."""
+    reduction: str = "mean"
+    """Over the classes: `mean` or `sum`. Over the batch it is always the mean."""
+    optimizer_state: str = "kept"
+    """`kept`: momentum and Adam's moments go on; `reset`: they start anew."""
+
+    def __post_init__(self) -> None:
+        _integer("switch.epoch", self.epoch, 0)
+        _choice("switch.reduction", self.reduction, REDUCTIONS)
+        _choice("switch.optimizer_state", self.optimizer_state, OPTIMIZER_STATES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterventionSpec(_Spec):
+    """Scaling the features of a ReLU `mlp` once, by scaling the weights and biases that make them. The classifier stays as it is."""
+
+    epoch: int
+    """After this epoch, once it has been measured."""
+    factor: float
+    target: str = "features"
+    """`features`: through the last hidden layer alone; `layers`: through all hidden layers, equally."""
+
+    def __post_init__(self) -> None:
+        _integer("intervention.epoch", self.epoch, 1)
+        _number("intervention.factor", self.factor, 0, open_left=True)
+        _choice("intervention.target", self.target, TARGETS)
+        object.__setattr__(self, "factor", float(self.factor))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSpec(_Spec):
+    """An early end: at the first recorded epoch that lies `margin` epochs after NC1 (trace ratio, true labels) fell below `nc1`.
+
+    Where the loss changes, only recorded epochs after the change count. A network that diverged ends at once.
+    """
+
+    nc1: float
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        _number("stop.nc1", self.nc1, 0, open_left=True)
+        _integer("stop.margin", self.margin, 0)
+        object.__setattr__(self, "nc1", float(self.nc1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSpec(_Spec):
     """One network trained once."""
 
@@ -154,9 +232,17 @@ class RunSpec(_Spec):
     """Which epochs are measured, see `recorded_epochs`."""
     snapshots: tuple[int, ...] = ()
     """Epochs after which the weights are kept with the run."""
+    switch: SwitchSpec | None = None
+    """None: cross-entropy to the end."""
+    intervention: InterventionSpec | None = None
+    stop: StopSpec | None = None
+    """None: all epochs are trained."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("model", ModelSpec), ("optimizer", OptimizerSpec), ("data", DataSpec)):
+        kinds = {"model": ModelSpec, "optimizer": OptimizerSpec, "data": DataSpec}
+        optional = {"switch": SwitchSpec, "intervention": InterventionSpec, "stop": StopSpec}
+        kinds |= {name: kind for name, kind in optional.items() if getattr(self, name) is not None}
+        for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise SpecError(f"{name}={getattr(self, name)!r} is not a {kind.__name__}.")
         _integer("epochs", self.epochs, 1)
@@ -170,6 +256,24 @@ class RunSpec(_Spec):
             if epoch > self.epochs:
                 raise SpecError(f"snapshots={epoch} lies after the last epoch, {self.epochs}.")
         object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """What no part can check alone."""
+        signals = self.data.name not in IMAGES
+        if signals != (self.model.name in SIGNAL_MODELS):
+            fitting = SIGNAL_MODELS if signals else tuple(name for name in MODELS if name not in SIGNAL_MODELS)
+            raise SpecError(f"model.name={self.model.name!r} does not take {self.data.name}: choose one of {', '.join(fitting)}.")
+        if self.data.name == "digits" and self.model.name == "resnet20":
+            raise SpecError("data.name='digits': its images of 8x8 are too small for resnet20; choose an mlp or other images.")
+        for name in ("switch", "intervention"):
+            part = getattr(self, name)
+            if part is not None and part.epoch >= self.epochs:
+                raise SpecError(f"{name}.epoch={part.epoch} leaves nothing after it: it must be less than epochs={self.epochs}.")
+        if self.intervention is not None and (self.model.name, self.model.activation) != ("mlp", "relu"):
+            raise SpecError("intervention: only a ReLU mlp's features scale exactly with its weights; choose model mlp with activation relu.")
+        if self.stop is not None and self.snapshots:
+            raise SpecError(f"snapshots={list(self.snapshots)}: a run with stop may end before them; leave one of the two out.")
 
     @property
     def canonical(self) -> str:
@@ -188,10 +292,14 @@ class RunSpec(_Spec):
     def recorded_epochs(self) -> tuple[int, ...]:
         """Epochs after which the network is measured, always the first and the last among them.
 
-        `log`: about ten to a decade. `dense`: every epoch up to 100, then every 200.
+        `log`: about ten to a decade. `dense`: every epoch up to 100, then every 200. `phases`: every fifth, and each of the first ten
+        of the run, after the switch and after the intervention. A run with `stop` may end before the last ones.
         """
         if self.record == "dense":
             chosen = {*range(1, min(self.epochs, 100) + 1), *range(200, self.epochs + 1, 200)}
+        elif self.record == "phases":
+            starts = [0, *(part.epoch for part in (self.switch, self.intervention) if part)]
+            chosen = {*range(5, self.epochs, 5)} | {start + i for start in starts for i in range(1, 11) if start + i < self.epochs}
         else:
             chosen = {round(10 ** (i / 10)) for i in range(int(10 * math.log10(self.epochs)) + 1)}
         return tuple(sorted(chosen | {1, self.epochs}))

@@ -72,8 +72,7 @@ def sweep(
 ) -> "pd.DataFrame":
     """The runs of the specs as a tidy table, one row for each run and recorded epoch.
 
-    Columns: key, model, width, feature_dim, parameters, optimizer, lr, weight_decay, seed, label_noise, noise_seed, epochs, epoch, and the
-    metrics. What the store lacks is trained first, as `train_missing` does and with its arguments and errors; `train=False` leaves it out.
+    Columns: `LABELS`, epoch, and the metrics. What the store lacks is trained first, as `train_missing` does and with its arguments and errors; `train=False` leaves it out.
     """
     specs, store = distinct(specs), store or Store()
     if train:
@@ -85,27 +84,68 @@ def table(runs: Sequence[Run]) -> "pd.DataFrame":
     """The tidy table of `sweep`."""
     import pandas as pd
 
-    columns = "key model width feature_dim parameters optimizer lr weight_decay seed label_noise noise_seed epochs epoch".split()
-    frames = [pd.DataFrame({**_labels(run), "epoch": run.epochs, **run.metrics}) for run in runs]
-    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-    return whole.astype({"feature_dim": "Int64"})
+    labels = [_labels(run) for run in runs]
+    columns = {name: pd.Series([row[name] for row in labels], dtype=kind) for name, kind in LABELS.items()}
+    rows = pd.DataFrame(columns).loc[[i for i, run in enumerate(runs) for _ in run.epochs]].reset_index(drop=True)
+    measured = [pd.DataFrame({"epoch": run.epochs, **run.metrics}) for run in runs]
+    return rows.join(pd.concat(measured, ignore_index=True)) if measured else rows.assign(epoch=pd.Series(dtype="int64"))
+
+
+LABELS = {
+    "key": "object",
+    "data": "object",
+    "subset": "Int64",
+    "label_noise": "float64",
+    "noise_seed": "int64",
+    "model": "object",
+    "width": "int64",
+    "depth": "Int64",
+    "activation": "object",
+    "feature_dim": "Int64",
+    "parameters": "int64",
+    "optimizer": "object",
+    "lr": "float64",
+    "momentum": "float64",
+    "weight_decay": "float64",
+    "batch_size": "int64",
+    "seed": "int64",
+    "epochs": "int64",
+    "switch": "Int64",
+    "reduction": "object",
+    "optimizer_state": "object",
+    "factor": "float64",
+    "factor_epoch": "Int64",
+    "target": "object",
+}
+"""The columns of the tidy table that say what a run is, and their types; missing where a run has no such thing.
+
+`switch`: last epoch of cross-entropy, with its `reduction` and `optimizer_state`; `factor`, `factor_epoch` and `target`: the intervention.
+"""
 
 
 def _labels(run: Run) -> dict[str, Any]:
     spec = run.spec
+    switch, intervention = spec.switch, spec.intervention
     return {
+        **vars(spec.model),
+        **vars(spec.optimizer),
         "key": spec.key,
-        "model": spec.model.name,
-        "width": spec.model.width,
-        "feature_dim": spec.model.feature_dim,
-        "parameters": run.provenance["parameters"],
-        "optimizer": spec.optimizer.name,
-        "lr": spec.optimizer.lr,
-        "weight_decay": spec.optimizer.weight_decay,
-        "seed": spec.seed,
+        "data": spec.data.name,
+        "subset": spec.data.subset,
         "label_noise": spec.data.label_noise,
         "noise_seed": spec.data.noise_seed,
+        "model": spec.model.name,
+        "parameters": run.provenance["parameters"],
+        "optimizer": spec.optimizer.name,
+        "batch_size": spec.batch_size,
+        "seed": spec.seed,
         "epochs": spec.epochs,
+        "switch": switch and switch.epoch,
+        "reduction": switch and switch.reduction,
+        "optimizer_state": switch and switch.optimizer_state,
+        "factor": intervention and intervention.factor,
+        "factor_epoch": intervention and intervention.epoch,
+        "target": intervention and intervention.target,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from ncbook import data, metrics, models
 from ncbook.spec import RunSpec
@@ -21,18 +21,26 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.floa
 """Names of the precisions, and the type of the weights under each. `tf32` and `bf16` round inside the matrix products."""
 
 _EVAL_CHUNK = 500  # points measured at once
+_GEOMETRY_SIZE = 2**25  # features (members x points x dimensions) whose collapse is measured at once
+_POINTS = {"mnist1d": 4000, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1500}
+_PIXELS = {"mnist": 784, "fashion_mnist": 784, "cifar10": 3072, "digits": 64}
+_IMAGE_MEMBERS = {"mlp": 9, "resnet20": 3}  # of a stack on a CPU
 
 
 def stack_key(spec: RunSpec) -> Hashable:
-    """Specs with equal keys fit one stack."""
+    """Specs with equal keys fit one stack: they differ in seeds, learning rate, weight decay, label noise and factor of an intervention."""
     optimizer = (spec.optimizer.name, spec.optimizer.momentum, spec.optimizer.schedule)
-    return (spec.model, spec.data.name, optimizer, spec.epochs, spec.batch_size, spec.record, spec.snapshots)
+    scaled = spec.intervention and (spec.intervention.epoch, spec.intervention.target)
+    course = (spec.epochs, spec.batch_size, spec.record, spec.snapshots, spec.switch, scaled, spec.stop)
+    return (spec.model, spec.data.name, spec.data.subset, spec.data.label_noise > 0, optimizer, *course)
 
 
 def stack_size(spec: RunSpec, device: str) -> int:
     """How many members to train at once: on a CPU as many as keep the activations in its cache."""
     if device != "cpu":
         return 64
+    if spec.model.name in _IMAGE_MEMBERS:
+        return _IMAGE_MEMBERS[spec.model.name]
     for width, members in ((2, 32), (8, 16), (16, 8), (48, 4)):
         if spec.model.width <= width:
             return members
@@ -40,8 +48,13 @@ def stack_size(spec: RunSpec, device: str) -> int:
 
 
 def estimate_seconds(spec: RunSpec) -> float:
-    """Seconds that one CPU core of 2021 (about 60 GFLOP/s) needs for this run in a small stack."""
-    width, points = spec.model.width, 4000
+    """Seconds that one CPU core of 2021 (about 60 GFLOP/s) needs for this run, to its last epoch, in a small stack."""
+    width, points = spec.model.width, spec.data.subset or _POINTS[spec.data.name]
+    if spec.model.name == "mlp":
+        weights = _PIXELS[spec.data.name] * width + (spec.model.depth - 1) * width**2
+        return spec.epochs * (points * weights * 6 / 60e9 + points / spec.batch_size * weights * 4e-9)
+    if spec.model.name == "resnet20":
+        return spec.epochs * points * _PIXELS[spec.data.name] / 3072 * 6 * (4.1e7 * (width / 16) ** 2 + 1e7 * width / 16) / 40e9
     per_step = 1.5 + 0.1 * width + (0.006 if spec.model.name == "resnet1d" else 0.004) * width**2
     return spec.epochs * points / 128 * per_step / 1000
 
@@ -105,7 +118,9 @@ class StackTrainer:
             raise ValueError("dtype='tf32' exists on CUDA devices only: use float32 or bf16 on the CPU.")
         self.specs, self.device, self.dtype = list(specs), torch.device(device), dtype
         self.spec = specs[0]
-        self.epochs, self.epoch, self._steps = self.spec.epochs, 0, 0
+        self.epochs, self.epoch = self.spec.epochs, 0
+        self._steps = 0  # of the optimiser in its present state
+        self._squared = False  # whether the loss in use is the squared distance
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
 
         sets = [data.load(spec.data) for spec in specs]
@@ -116,7 +131,7 @@ class StackTrainer:
         self.source = sets[0].source
 
         shape = self.spec.model
-        self.model = models.build(shape.name, shape.width, shape.feature_dim, len(specs)).to(self.device, kind)
+        self.model = models.build(shape, len(specs), self._x.shape[1:]).to(self.device, kind)
         self.model.reset([spec.seed for spec in specs])
         self._generators = [torch.Generator(self.device).manual_seed(spec.seed) for spec in specs]
         self._parameters = list(self.model.parameters())
@@ -128,7 +143,7 @@ class StackTrainer:
         per_member = [(spec.optimizer.lr, spec.optimizer.weight_decay) for spec in specs]
         lr, decay = (self._spread(torch.tensor(values, dtype=kind, device=self.device)) for values in zip(*per_member))
         self._optimizer = OPTIMIZERS[self.spec.optimizer.name](self._flat, lr, decay, self.spec.optimizer.momentum)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
         self._recorded: list[int] = []
         self._metrics: dict[str, list[Tensor]] = {}
@@ -136,12 +151,18 @@ class StackTrainer:
         self._keep()
 
     @property
+    def ended(self) -> list[bool]:
+        """For each member, whether its training is over: after the last epoch, or where its `stop` says so."""
+        return [self.epoch >= self.epochs or records is not None for records in self._early_ends()]
+
+    @property
     def done(self) -> bool:
-        return self.epoch >= self.epochs
+        return all(self.ended)
 
     def run_epoch(self) -> None:
         """Train every member for one epoch; measure and keep weights where the spec says so."""
         points = self._x.shape[0]
+        self._change_course()
         factor = 1.0
         if self.spec.optimizer.schedule == "cosine":
             factor = (1 + math.cos(math.pi * self.epoch / self.epochs)) / 2
@@ -164,12 +185,12 @@ class StackTrainer:
         stacked = {name: torch.stack(values).numpy() for name, values in self._metrics.items()}
         return [
             {
-                "epochs": np.array(self._recorded),
-                "metrics": {name: values[:, member] for name, values in stacked.items()},
+                "epochs": np.array(self._recorded[:records]),
+                "metrics": {name: values[:records, member] for name, values in stacked.items()},
                 "states": {epoch: {n: v[member].numpy() for n, v in state.items()} for epoch, state in self._states.items()},
                 "parameters": self.model.parameters_per_member(),
             }
-            for member in range(len(self.specs))
+            for member, records in enumerate(self._early_ends())
         ]
 
     def checkpoint(self) -> list[dict[str, np.ndarray]]:
@@ -209,21 +230,53 @@ class StackTrainer:
                 _, epoch, tensor = name.split(".", 2)
                 self._states.setdefault(int(epoch), {})[tensor] = values
 
+    def _early_ends(self) -> list[int | None]:
+        """For each member, how many of the records belong to it if its `stop` ended it; None if it did not."""
+        stop, since = self.spec.stop, self.spec.switch.epoch if self.spec.switch else 0
+        if stop is None or not self._recorded:
+            return [None] * len(self.specs)
+        none = [torch.full((len(self.specs),), torch.nan)] * len(self._recorded)
+        epochs, ratio = np.array(self._recorded), torch.stack(self._metrics.get("nc1_trace_ratio_clean", none)).numpy().T
+        ends: list[int | None] = []
+        for values in ratio:
+            crossed = epochs[(values < stop.nc1) & (epochs > since)]
+            over = np.isnan(values) if not len(crossed) else np.isnan(values) | (epochs >= crossed[0] + stop.margin)
+            ends.append(int(over.argmax()) + 1 if over.any() else None)
+        return ends
+
+    def _change_course(self) -> None:
+        """What happens between two epochs: the loss changes and the optimiser may start anew, features are scaled."""
+        switch, intervention = self.spec.switch, self.spec.intervention
+        self._squared = switch is not None and self.epoch >= switch.epoch
+        if switch and self.epoch == switch.epoch and switch.optimizer_state == "reset":
+            self._steps = 0
+            for state in self._optimizer.state:
+                state.zero_()
+        if intervention and self.epoch == intervention.epoch:
+            factors = [spec.intervention.factor for spec in self.specs]
+            self.model.scale_features(torch.tensor(factors, dtype=self._flat.dtype, device=self.device), intervention.target)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss in use at each point: logits `[..., classes]`, labels `[...]` -> `[...]`."""
+        if not self._squared:
+            return cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
+        squares = (logits - one_hot(labels, logits.shape[-1])).square()
+        return squares.mean(-1) if self.spec.switch.reduction == "mean" else squares.sum(-1)
+
     def _step(self, batch: Tensor) -> None:
         """One optimisation step on the points `batch` `[members, batch]`; the loss is the sum over members of each one's mean."""
-        x = self._x[batch].transpose(1, 2).contiguous()
         with self._autocast():
-            logits = self.model(x)
+            logits = self.model(self._x[batch])
         labels = self._noisy.gather(1, batch)
-        loss = cross_entropy(logits.flatten(0, 1).to(self._flat.dtype), labels.flatten(), reduction="sum") / batch.shape[1]
+        loss = self._losses(logits.to(self._flat.dtype), labels).sum() / batch.shape[1]
         gradients = torch.autograd.grad(loss, self._parameters)
         with torch.no_grad():
             self._optimizer.step(torch.cat([g.reshape(-1) for g in gradients]))
 
     def _captured_step(self, batch: Tensor) -> None:
-        """`_step` as a CUDA graph, one for each size of batch."""
-        size = batch.shape[1]
-        if size not in self._graphs:
+        """`_step` as a CUDA graph, one for each size of batch and each loss."""
+        kind = (batch.shape[1], self._squared)
+        if kind not in self._graphs:
             static = batch.clone()
             changed = [self._flat, *self._optimizer.state, *self.model.buffers()]
             before = [t.clone() for t in changed]
@@ -238,8 +291,8 @@ class StackTrainer:
                 self._step(static)
             for tensor, value in zip(changed, before):
                 tensor.copy_(value)
-            self._graphs[size] = (graph, static)
-        graph, static = self._graphs[size]
+            self._graphs[kind] = (graph, static)
+        graph, static = self._graphs[kind]
         static.copy_(batch)
         graph.replay()
 
@@ -256,37 +309,47 @@ class StackTrainer:
         test = self._test.expand(len(self.specs), -1)
         guess, flipped = logits.argmax(-1), self._noisy != clean
         found = {
-            "train_loss": _loss(logits, self._noisy),
-            "test_loss": _loss(test_logits, test),
+            "train_loss": self._losses(logits.double(), self._noisy).mean(1),
+            "test_loss": self._losses(test_logits.double(), test).mean(1),
             "train_error": _mean(guess != self._noisy),
             "train_error_clean": _mean(guess != clean),
             "test_error": _mean(test_logits.argmax(-1) != test),
-            "accuracy_unflipped": _mean(guess == clean, ~flipped),
-            "accuracy_flipped": _mean(guess == self._noisy, flipped),
-            "accuracy_flipped_clean": _mean(guess == clean, flipped),
         }
-        weight = self.model.classifier.weight
+        labellings = {"clean": clean}
+        if self.spec.data.label_noise:
+            labellings = {"noisy": self._noisy, "clean": clean}
+            found["accuracy_unflipped"] = _mean(guess == clean, ~flipped)
+            found["accuracy_flipped"] = _mean(guess == self._noisy, flipped)
+            found["accuracy_flipped_clean"] = _mean(guess == clean, flipped)
         finite = (features.isfinite().all((1, 2)) & test_logits.isfinite().all((1, 2))).nonzero().squeeze(1)
         if len(finite):
-            geometry = {"feature_norm": metrics.feature_norm(features[finite])}
-            for name, value in metrics.nc2_weight(weight[finite])._asdict().items():
-                geometry[f"nc2_weight_{name}"] = value
-            for labelling, labels in (("noisy", self._noisy), ("clean", clean)):
-                collapse = metrics.collapse_metrics(features[finite], labels[finite], weight[finite])
-                geometry |= {f"{name}_{labelling}": value for name, value in collapse.items()}
-            found |= {name: _scatter(value, finite, len(self.specs)) for name, value in geometry.items()}
+            at_once = max(1, _GEOMETRY_SIZE // features[0].numel())
+            parts = [self._geometry(features, labellings, members) for members in finite.split(at_once)]
+            for name in parts[0]:
+                found[name] = _scatter(torch.cat([part[name] for part in parts]), finite, len(self.specs))
         diverged = torch.ones(len(self.specs), dtype=torch.bool)
         diverged[finite.cpu()] = False
         names = found if len(finite) else (*found, *self._metrics)
         missing = torch.full((len(self.specs),), torch.nan, dtype=torch.float64)
         return {n: torch.where(diverged, missing, found[n].double().cpu() if n in found else missing) for n in names}
 
+    def _geometry(self, features: Tensor, labellings: dict[str, Tensor], members: Tensor) -> dict[str, Tensor]:
+        """The metrics of neural collapse of some members, by name."""
+        classifier = self.model.classifier
+        weight, bias = classifier.weight[members], None if classifier.bias is None else classifier.bias[members]
+        found = {"feature_norm": metrics.feature_norm(features[members])}
+        found |= {f"nc2_weight_{name}": value for name, value in metrics.nc2_weight(weight)._asdict().items()}
+        for labelling, labels in labellings.items():
+            collapse = metrics.collapse_metrics(features[members], labels[members], weight, bias)
+            found |= {f"{name}_{labelling}": value for name, value in collapse.items()}
+        return found
+
     def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits `[members, points, dim]` of all points x `[points, positions]`."""
+        """Features and logits `[members, points, dim]` of all points x `[points, ...]`."""
         parts = []
         for chunk in x.split(_EVAL_CHUNK):
-            signals = chunk.T.expand(len(self.specs), -1, -1)
-            parts.append(self.model.activations(signals, ("features", "logits")).values())
+            shared = chunk.expand(len(self.specs), *chunk.shape)
+            parts.append(self.model.activations(shared, ("features", "logits")).values())
         features, logits = zip(*parts)
         return torch.cat(features, 1), torch.cat(logits, 1)
 
@@ -304,10 +367,6 @@ class StackTrainer:
     def _spread(self, per_member: Tensor) -> Tensor:
         """One value per member, repeated for each of its elements of the flat parameters."""
         return torch.cat([per_member.repeat_interleave(p.numel() // len(per_member)) for p in self._parameters])
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits.double().transpose(1, 2), labels, reduction="none").mean(1)
 
 
 def _mean(values: Tensor, where: Tensor | None = None) -> Tensor:

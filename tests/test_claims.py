@@ -58,7 +58,7 @@ def fake(spec: RunSpec, **values) -> Run:
     epochs = np.array(spec.recorded_epochs)
     metrics = {name: np.broadcast_to(value(epochs) if callable(value) else value, epochs.shape).astype(float) for name, value in values.items()}
     provenance = dict.fromkeys(PROVENANCE, "test") | {"seconds": 1.0, "parameters": 12 * spec.model.width**2 + 23 * spec.model.width}
-    network = models.build(spec.model.name, spec.model.width, spec.model.feature_dim)
+    network = models.build(spec.model)
     network.reset([spec.seed])
     state = {name: tensor[0].numpy() for name, tensor in network.state_dict().items()}
     return Run(spec, provenance, epochs, {"train_loss": np.zeros(len(epochs)), **metrics}, dict.fromkeys(spec.snapshots, state))

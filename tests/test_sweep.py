@@ -15,12 +15,12 @@ import torch
 
 from ncbook import executor
 from ncbook.executor import Setting, Stack, plan
-from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
+from ncbook.spec import DataSpec, InterventionSpec, ModelSpec, OptimizerSpec, RunSpec, StopSpec, SwitchSpec
 from ncbook.store import Store, StoreError
-from ncbook.sweep import SweepError, SweepStopped, load_runs, provenance_table, sweep, train_missing
+from ncbook.sweep import LABELS, SweepError, SweepStopped, load_runs, provenance_table, sweep, train_missing
 from ncbook.train import estimate_seconds, stack_size
 
-COLUMNS = "key model width feature_dim parameters optimizer lr weight_decay seed label_noise noise_seed epochs epoch".split()
+COLUMNS = [*LABELS, "epoch"]
 
 
 def spec(seed=0, lr=1e-3, epochs=3, width=2, **changes):
@@ -116,16 +116,19 @@ def test_table_is_tidy(trained, no_training):
     assert not table.duplicated(["key", "epoch"]).any()
     assert list(table["epoch"]) == [1, 2, 3] * 4
     row = table[table["key"] == SEEDED.key].iloc[-1]
-    labels = row[COLUMNS].to_dict()
+    labels = row[COLUMNS].dropna().to_dict()
     assert labels.pop("parameters") > 100
-    assert pd.isna(labels.pop("feature_dim"))
     assert labels == {
         "key": SEEDED.key,
+        "data": "mnist1d",
         "model": "cnn1d",
         "width": 2,
+        "activation": "relu",
         "optimizer": "adam",
         "lr": 1e-3,
+        "momentum": 0.0,
         "weight_decay": 1e-4,
+        "batch_size": 128,
         "seed": 1,
         "label_noise": 0.1,
         "noise_seed": 5,
@@ -137,6 +140,39 @@ def test_table_is_tidy(trained, no_training):
     projected = table[table["key"] == PROJECTED.key]
     assert list(projected["feature_dim"]) == [1, 1, 1]
     assert table["feature_dim"].isna().sum() == 9
+
+
+def test_runs_that_stop_early_leave_their_stack_and_are_stored(tmp_path):
+    """Two of three end early, at epochs of their own; all labels of a run in phases are in its rows."""
+    store = Store(tmp_path / "own", tmp_path / "published")
+    model, data = ModelSpec(name="mlp", width=12, depth=2), DataSpec(name="digits", label_noise=0, subset=120)
+    specs = [
+        RunSpec(
+            model=model,
+            optimizer=OptimizerSpec(name="adam", lr=lr),
+            epochs=40,
+            seed=0,
+            data=data,
+            batch_size=8,
+            record="phases",
+            switch=SwitchSpec(epoch=2, reduction="sum"),
+            intervention=InterventionSpec(epoch=3, factor=2),
+            stop=StopSpec(nc1=0.7, margin=2),
+        )
+        for lr in (1e-9, 2e-3, 1e-2)
+    ]
+    table = sweep(specs, store=store, jobs=1, device="cpu")
+    last = table.groupby("key", sort=False)["epoch"].max().tolist()
+    assert last[0] == 40 > max(last[1:]) and last[1] != last[2]
+    assert not list((tmp_path / "own" / "checkpoints").iterdir())
+    row = table.iloc[0]
+    expected = {"data": "digits", "subset": 120, "depth": 2, "activation": "relu", "switch": 2, "reduction": "sum", "optimizer_state": "kept"}
+    expected |= {"factor": 2.0, "factor_epoch": 3, "target": "features", "epochs": 40}
+    assert {name: row[name] for name in expected} == expected
+    run = store.load(specs[2].key)
+    assert run.provenance["scale"] == f"{last[2]} epochs, 120 training points" and run.provenance["stack_members"] == 3
+    with pytest.raises(StoreError, match="its epochs are not those that its spec records"):
+        store.save(dataclasses.replace(run, epochs=run.epochs + 1))
 
 
 def test_table_of_nothing_has_the_columns(empty):

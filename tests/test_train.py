@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ncbook import data, metrics, models
-from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec
+from ncbook.images import ImageSet
+from ncbook.spec import DataSpec, InterventionSpec, ModelSpec, OptimizerSpec, RunSpec, StopSpec, SwitchSpec
 from ncbook.train import StackTrainer, stack_key
 
 SGD = dict(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="cosine")
@@ -67,13 +68,134 @@ def test_stack_equals_plain_networks_trained_apart(shape, optimizer):
                 assert last[f"{name}_{labelling}"] == pytest.approx(value.item(), rel=1e-7), name
 
 
+@pytest.fixture
+def small_cifar(monkeypatch):
+    """Fifty training images of 12x12 pixels in three channels instead of CIFAR-10."""
+    random = np.random.default_rng(0)
+
+    def images(number):
+        return random.integers(0, 256, (number, 3, 12, 12), dtype=np.uint8), np.arange(number) % 10
+
+    made = ImageSet(*images(50), *images(20), "random")
+    data.load.cache_clear()
+    monkeypatch.setattr(data, "load_images", lambda name: made)
+    yield
+    data.load.cache_clear()
+
+
+def in_phases(model, optimizer=ADAM, epochs=4, **kwargs):
+    name = "cifar10" if model.name == "resnet20" else "digits"
+    subset = None if model.name == "resnet20" else 120
+    course = dict(data=DataSpec(name=name, label_noise=0, subset=subset), batch_size=32, record="phases") | kwargs
+    return RunSpec(model=model, optimizer=OptimizerSpec(**optimizer), epochs=epochs, **{"seed": 0, **course})
+
+
+TANH = ModelSpec(name="mlp", depth=3, width=12, activation="tanh")
+GELU = ModelSpec(name="mlp", depth=1, width=12, activation="gelu")
+RELU = ModelSpec(name="mlp", depth=2, width=12)
+RESNET20 = ModelSpec(name="resnet20", width=4)
+
+
+@pytest.mark.parametrize("optimizer", [SGD | dict(schedule="constant"), ADAM], ids=lambda o: o["name"])
+@pytest.mark.parametrize(
+    "course",
+    [
+        dict(model=TANH, switch=SwitchSpec(epoch=2)),
+        dict(model=GELU, switch=SwitchSpec(epoch=1, reduction="sum", optimizer_state="reset")),
+        dict(model=RELU, switch=SwitchSpec(epoch=1, reduction="sum"), intervention=InterventionSpec(epoch=2, factor=2)),
+        dict(model=RELU, switch=SwitchSpec(epoch=2, optimizer_state="reset"), intervention=InterventionSpec(epoch=3, factor=2, target="layers")),
+        dict(model=RESNET20, switch=SwitchSpec(epoch=2)),
+    ],
+    ids=["tanh", "gelu", "features scaled", "layers scaled", "resnet20"],
+)
+def test_phases_equal_plain_networks_trained_apart(course, optimizer, small_cifar, monkeypatch):
+    """Mixed seeds, weight decays and factors of intervention through the change of the loss, in float64."""
+    if course["model"].name == "mlp":
+        monkeypatch.undo()
+        data.load.cache_clear()
+    members = []
+    for seed, decay, factor in ((0, 0.0, 0.5), (5, 1e-2, 3.0)):
+        one = in_phases(optimizer=optimizer | dict(weight_decay=decay), seed=seed, **course)
+        if one.intervention:
+            one = dataclasses.replace(one, intervention=dataclasses.replace(one.intervention, factor=factor))
+        members.append(one)
+    trainer = trained(members, dtype="float64")
+    for member, (single, result) in enumerate(zip(members, trainer.results())):
+        points = data.load(single.data)
+        network = plain.train(single, points.x_train, points.y_clean)
+        for name, value in network.state_dict().items():
+            if "num_batches" not in name:
+                assert torch.allclose(trainer.model.state_dict()[name][member], value, rtol=1e-9, atol=1e-10), name
+        with torch.no_grad():
+            x = points.x_train.double()
+            features, logits = network.features(x), network(x)
+        last = {name: values[-1] for name, values in result["metrics"].items()}
+        assert last["train_loss"] == pytest.approx(plain.loss(single, 4, logits, points.y_clean).item(), rel=1e-9)
+        assert last["feature_norm"] == pytest.approx(features.norm(dim=1).mean().item(), rel=1e-9)
+        head = network.classifier
+        for name, value in metrics.collapse_metrics(features, points.y_clean, head.weight.detach(), head.bias.detach()).items():
+            assert last[f"{name}_clean"] == pytest.approx(value.item(), rel=1e-7), name
+        assert not any(name.endswith("_noisy") for name in last)
+
+
+@pytest.mark.parametrize("target", ["features", "layers"])
+def test_an_intervention_scales_the_features_by_its_factor(target):
+    network = models.build(RELU, 2, (1, 8, 8))
+    network.reset([0, 1])
+    x = torch.randn(2, 7, 1, 8, 8)
+    before = network.activations(x, ["features"])["features"]
+    network.scale_features(torch.tensor([0.5, 3.0]), target)
+    after = network.activations(x, ["features"])["features"]
+    assert torch.allclose(after, before * torch.tensor([0.5, 3.0])[:, None, None], rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_ends_where_its_stop_says_whoever_shares_its_stack():
+    """The end is found again from the run's own record; the members end at different epochs."""
+    members = [
+        in_phases(RELU, dict(name="adam", lr=lr, weight_decay=1e-3), 60, stop=StopSpec(nc1=0.5, margin=7))
+        for lr in (1e-3, 3e-3)
+    ]
+    together = trained(members).results()
+    ends = []
+    for single, result in zip(members, together):
+        ratio, epochs = result["metrics"]["nc1_trace_ratio_clean"], result["epochs"]
+        since = epochs[ratio < 0.5][0]
+        ends.append(epochs[-1])
+        assert epochs[-1] >= since + 7 > epochs[-2]
+        assert tuple(epochs) == single.recorded_epochs[: len(epochs)]
+        alone = trained([single]).results()[0]
+        assert np.array_equal(alone["epochs"], epochs)
+        assert np.allclose(alone["metrics"]["feature_norm"], result["metrics"]["feature_norm"], rtol=1e-3)
+    assert ends[0] != ends[1]
+
+
+def test_a_diverged_run_with_a_stop_ends_at_once():
+    lost = in_phases(RELU, dict(name="sgd", lr=1e30), 60, stop=StopSpec(nc1=0.1))
+    assert trained([lost]).results()[0]["epochs"].tolist() == [1]
+
+
+def test_stopped_and_resumed_across_the_switch_equals_never_stopped():
+    single = in_phases(RELU, epochs=8, switch=SwitchSpec(epoch=4, optimizer_state="reset"), intervention=InterventionSpec(epoch=6, factor=2))
+    whole = trained([single]).results()[0]
+    for stop in (4, 5, 6):
+        first, second = StackTrainer([single]), StackTrainer([single])
+        for _ in range(stop):
+            first.run_epoch()
+        second.restore(first.checkpoint())
+        while not second.done:
+            second.run_epoch()
+        for name, values in second.results()[0]["metrics"].items():
+            assert np.array_equal(values, whole["metrics"][name]), name
+
+
 def test_initial_weights_are_those_of_plain_modules():
-    for shape in (ModelSpec(name="resnet1d", width=5, feature_dim=2), ModelSpec(name="cnn1d", width=3)):
-        stack = models.build(shape.name, shape.width, shape.feature_dim, members=2)
+    for shape in (ModelSpec(name="resnet1d", width=5, feature_dim=2), ModelSpec(name="cnn1d", width=3), TANH, RESNET20):
+        point = (3, 8, 8) if shape.name in ("mlp", "resnet20") else (40,)
+        stack = models.build(shape, 2, point)
         stack.reset([4, 9])
         for member, seed in enumerate((4, 9)):
             torch.manual_seed(seed)
-            for name, value in plain.build(shape).state_dict().items():
+            for name, value in plain.build(shape, point).state_dict().items():
                 if "num_batches_tracked" not in name:
                     assert torch.equal(stack.state_dict()[name][member], value), name
 
@@ -137,7 +259,7 @@ def test_bf16_trains_and_stays_close_to_float32():
 
 
 def test_every_layer_can_be_asked_for_by_name():
-    x = torch.randn(2, 40, 5)
+    x = torch.randn(2, 5, 40)
     resnet = models.ResNet1D(4, members=2)
     resnet.reset([0, 1])
     assert resnet.activations(x, ["stem", "block2"])["block2"].shape == (2, 40, 5, 4)
