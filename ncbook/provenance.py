@@ -56,14 +56,15 @@ def drawn(
     means: from `analysis.seed_means`. points: from `analysis.report_points`; `hue`: the column that the figure has colours for.
     The column source says "ncbook" for the former, `source` for the latter.
     """
+    tables = [("ncbook", means)]
+    if points is not None:
+        beside = points.rename(columns={"value": "mean"}).dropna(subset="mean")
+        for column in {"model", "optimizer", hue} & {*points} & {*means}:
+            beside = beside[beside[column].isin(means[column])]
+        tables.append((source, beside))
     parts = []
     for panel in panels:
-        shown = [("ncbook", means)]
-        if points is not None:
-            curves = {*("model", "optimizer"), hue} & {*points} & {*means}
-            inside = points[[*curves]].isin({column: set(means[column]) for column in curves}).all(axis=1)
-            shown.append((source, points[inside].rename(columns={"value": "mean"}).dropna(subset="mean")))
-        for origin, table in shown:
+        for origin, table in tables:
             rows = table["metric"].isin(panel.series)
             for column, value in panel.where.items():
                 rows &= table[column] == value

@@ -17,7 +17,8 @@ from ncbook import analysis, metrics
 from ncbook.analysis import Estimate, estimate
 from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
-from ncbook.plots import NAMES, STYLE, _comma, _y_axis
+from ncbook.plots import NAMES, STYLE, Panel, _comma, _y_axis
+from ncbook.provenance import drawn
 from ncbook.representations import cka_matrix, pair_estimate
 
 LAYERS = ("L0", "L1", "L2")
@@ -91,6 +92,39 @@ def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
                 ax.set_axis_off()
         _legend(axes[-1], report)
     return drawn
+
+
+def shown(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
+    """What `figure` shows, as one table: the panel's number, whose the value is (source: ncbook or report), what it belongs to, and mean.
+
+    Where there are several seeds also low and high, the ends of the mean's 95 % interval, and n.
+    """
+    parts: list[tuple[int, pd.DataFrame]] = []
+    present = {name: those for name, those in evidence.items() if those.runs}
+    if exp1 := present.get("exp1"):
+        means, points = analysis.seed_means(exp1.last, list(_OVER_PARAMETERS.values())), analysis.report_points("exp1")
+        parts += [(panel, drawn(means, [Panel(title, {metric: ""})], points)) for panel, (title, metric) in enumerate(_OVER_PARAMETERS.items(), 1)]
+    if exp2 := present.get("exp2"):
+        means = analysis.seed_means(exp2.table, ["test_error"], by=["width", "epoch"])
+        parts.append((6, drawn(means, [Panel("", {"test_error": ""})], analysis.report_points("exp2"), hue="width")))
+    if exp3 := present.get("exp3"):
+        metrics_shown = [analysis.REPORT_METRICS[name] for name in ("nc1", "nc2")]
+        means, points = analysis.seed_means(exp3.last, metrics_shown, by=["feature_dim"]), analysis.report_points("exp3")
+        parts += [(panel, drawn(means, [Panel("", {metric: ""})], points)) for panel, metric in enumerate(metrics_shown, 7)]
+    if exp4 := present.get("exp4"):
+        report, layers = analysis.report_cka(), [Panel("", {layer: "" for layer in LAYERS})]
+        parts += [(9, _matrix(cross_width(exp4), "ncbook")), (9, _matrix(np.array(report["cross_width"]["cka"]), "report"))]
+        parts.append((10, drawn(drift(exp4), layers, analysis.report_drift())))
+        means = pd.DataFrame([{"metric": layer, **value._asdict()} for layer, value in cross_seed(exp4).items()])
+        points = pd.DataFrame([{"metric": layer, "value": report["cross_seed"]["mean"][layer]} for layer in LAYERS])
+        parts.append((11, drawn(means, layers, points)))
+    return pd.concat([table.assign(panel=panel) for panel, table in parts], ignore_index=True).set_index("panel").reset_index()
+
+
+def _matrix(values: np.ndarray, source: str) -> pd.DataFrame:
+    """A matrix of CKA between `LAYERS`, small network by large one, as rows."""
+    rows = [(source, a, b, values[i, j]) for i, a in enumerate(LAYERS) for j, b in enumerate(LAYERS)]
+    return pd.DataFrame(rows, columns=["source", "metric", "large", "mean"])
 
 
 def _finish(ax: Axes, x_label: str, *, log_x: bool = False, log_y: bool = False) -> None:

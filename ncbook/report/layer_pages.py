@@ -70,6 +70,12 @@ def similarity_rows(table: pd.DataFrame, report: Mapping[str, float]) -> list[li
     ]
 
 
+def beside_report(table: pd.DataFrame, report: Mapping[tuple[str, str], float]) -> pd.DataFrame:
+    """A table of `similarity` with the report's value of the same layers, (first, second), in a column; the report has biased CKA only."""
+    theirs = [report.get((row.first, row.second)) if row.kind == "biased" else None for row in table.itertuples()]
+    return table.assign(report=pd.Series(theirs, index=table.index, dtype=float))
+
+
 def similarity_texts(name: str, table: pd.DataFrame, seeds: int) -> dict[str, str]:
     """How CKA goes from layer to layer (`<name>_order`, `<name>_debiased_order`), what it rests on (`<name>_pairs`), and `<name>_L0` to L2."""
     biased, debiased = (_means(table, kind=kind) for kind in ("biased", "debiased"))
