@@ -90,6 +90,13 @@ def test_a_diverged_run_is_named_and_was_observed_up_to_its_last_number(since, c
     assert found["diverged"] and found["censored"] == censored and found["last_epoch"] == seen
 
 
+def test_a_gap_in_the_records_is_no_divergence():
+    run = make_run("a")
+    run.loc[run["epoch"].between(105, 115), "nc1_trace_ratio_clean"] = np.nan
+    found = onset_of(run).iloc[0]
+    assert found["T_NC"] == pytest.approx(SWITCH + falls_at(0.05)) and not found["diverged"]
+
+
 def test_the_first_crossing_counts_and_a_return_is_told():
     run = make_run("a")
     run.loc[run["epoch"].between(200, 220), "nc1_trace_ratio_clean"] = 0.02
@@ -104,9 +111,15 @@ def test_metrics_of_zero_are_below_every_threshold():
     assert 45 < found["T_NC"] <= 50 and 0 <= found["fn_star"] < 3
 
 
-def test_a_run_in_two_chapters_counts_once_and_records_need_no_order():
+def test_records_need_no_order():
     run = make_run("a")
-    pd.testing.assert_frame_equal(onset_of(run, run.sample(frac=1, random_state=0)), onset_of(run))
+    pd.testing.assert_frame_equal(onset_of(run.sample(frac=1, random_state=0)), onset_of(run))
+
+
+def test_a_run_in_two_chapters_counts_once():
+    run = make_run("a")
+    (_, once), (_, twice) = (next(onset.trajectories(table)) for table in (run, join(run, run)))
+    assert once.epochs.tolist() == twice.epochs.tolist()
 
 
 def test_labels_stay_and_measurements_go():
@@ -151,6 +164,8 @@ def test_regimes_of_weight_decay():
     assert found["weight_decay"].tolist() == [0.0, 1e-5, 1e-4, 1e-2, 1e-1]
     assert found["regime"].tolist() == ["no collapse", "mixed", "collapse", "no fit", "diverged"]
     assert found.loc[1, list(onset.REGIMES)].tolist() == [1, 1, 0, 0]
+    lost.loc[lost["epoch"] <= 200, "nc1_trace_ratio_clean"] = right[0]["nc1_trace_ratio_clean"]
+    assert onset.classify(onset_of(lost)).tolist() == ["collapse"]
     with pytest.raises(ValueError, match="fitted=5 is no share"):
         onset.classify(onset_of(*weak), fitted=5)
 
