@@ -48,3 +48,14 @@ def test_a_missing_experiment_leaves_its_panels_empty(evidence):
 def test_the_scale_is_said(evidence):
     texts = composite.scale_texts(evidence)
     assert "esperimento 1, 16 reti (2 epoche)" in texts["composite_scale"] and "1–3 semi" in texts["composite_seeds"]
+
+
+def test_the_table_has_what_every_panel_shows(evidence):
+    table = composite.shown(evidence)
+    assert {(panel, source) for panel, source in zip(table["panel"], table["source"])} == {(p, s) for p in range(1, 12) for s in ("ncbook", "report")}
+    ours = table[table["source"] == "ncbook"].groupby("panel")["mean"]
+    for panel, metric in enumerate([*METRICS, "test_error", "nc1_trace_ratio_noisy", "nc2_gram_noisy"], 1):
+        assert ours.get_group(panel).unique() == pytest.approx([METRICS[metric]])
+    assert ours.get_group(9).tolist() == composite.cross_width(evidence["exp4"]).ravel().tolist()
+    assert ours.get_group(11).tolist() == [value.mean for value in composite.cross_seed(evidence["exp4"]).values()]
+    assert set(composite.shown({"exp3": evidence["exp3"]})["panel"]) == {7, 8}

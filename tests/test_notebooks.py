@@ -3,10 +3,14 @@
 import ast
 import dataclasses
 import inspect
+import io
+import itertools
 import re
+from urllib.parse import unquote
 
 import nbformat
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 
@@ -107,6 +111,24 @@ def test_parameters_are_typed_commented_and_first_those_of_the_specs(chapter):
     assert list(declared)[: len(needed)] == needed
     assert all(parameter.type != "None" and parameter.help for parameter in declared.values())
     assert chapter.specs(**{name: declared[name].default for name in needed})
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS.values(), ids=CHAPTERS)
+def test_below_every_figure_stands_where_it_comes_from(chapter):
+    cells = nbformat.read(chapter.notebook, as_version=4).cells
+    named = [(cell.metadata.get("mystnb", {}).get("figure", {}).get("name"), below) for cell, below in itertools.pairwise(cells)]
+    assert [name for name, below in named if name and f'.line("{name}", ' not in below.source] == []
+
+
+def test_data_below_a_figure_are_those_of_the_stored_runs(toy, store):
+    links = [output.data["text/html"] for output in outputs(toy) if 'download="exp1-errors.csv"' in output.get("data", {}).get("text/html", "")]
+    data = pd.read_csv(io.StringIO(unquote(re.search(r"charset=utf-8,([^\"]*)", links[0])[1])))
+    ours = data[data["source"] == "ncbook"].set_index(["metric", "model", "optimizer", "width"])["mean"]
+    assert len(ours) == 16 and set(data["source"]) == {"ncbook", "report"}
+    runs = [store.load(spec.key) for spec in toy_specs(TOY["seeds"])]
+    errors = [run.metrics["test_error"][-1] for run in runs if (run.spec.model.name, run.spec.optimizer.name, run.spec.model.width) == ("cnn1d", "sgd", 2)]
+    assert ours["test_error", "cnn1d", "sgd", 2] == pytest.approx(np.mean(errors), rel=1e-6)
+    assert 'ncbook run exp1 -p widths "[2, 4]" -p epochs 2 -p seeds "[0, 1]"' in links[0]
 
 
 def test_glued_numbers_are_those_of_the_stored_runs(toy, store):

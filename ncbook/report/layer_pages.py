@@ -9,7 +9,7 @@ from ncbook import analysis
 from ncbook.analysis import CURVE, Estimate, seed_means
 from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_interval
 from ncbook.representations import SHARE_MEASURES, STEPS, WHOLE
-from ncbook.spec import MODELS, OPTIMIZERS
+from ncbook.spec import OPTIMIZERS, SIGNAL_MODELS
 
 SHARE_NAMES = dict(zip(SHARE_MEASURES, ("log NC1, tracce", "log NC1", "separazione")))
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -242,7 +242,7 @@ def readout_texts(layers: pd.DataFrame, last: pd.DataFrame) -> dict[str, str]:
     """
     widest, texts = last["width"].max(), {}
     final = last_layer(layers[layers["labels"] == "noisy"])
-    for model in MODELS:
+    for model in SIGNAL_MODELS:
         for optimizer in OPTIMIZERS:
             for name, table, metric in (("readout", final, "nc3"), ("classifier", last, "nc3_noisy")):
                 mine = table[(table["model"] == model) & (table["optimizer"] == optimizer) & (table["width"] == widest)]

@@ -9,7 +9,7 @@ from ncbook import analysis
 from ncbook.analysis import Estimate
 from ncbook.pages import MISSING, curve_name, differences_text, listing, number, tally, with_interval
 from ncbook.plots import name
-from ncbook.spec import MODELS, OPTIMIZERS
+from ncbook.spec import OPTIMIZERS, SIGNAL_MODELS
 
 
 def _row(table: pd.DataFrame, **where) -> Mapping | None:
@@ -33,7 +33,7 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
     means = analysis.seed_means(last, ["test_error", "train_error"])
     present = {(model, optimizer) for model, optimizer in zip(last["model"], last["optimizer"])}
     texts, second, trained = {"widest": f"W = {widest}"}, [], []
-    for model in MODELS:
+    for model in SIGNAL_MODELS:
         for optimizer in OPTIMIZERS:
             here, key = {"model": model, "optimizer": optimizer}, f"{model}_{optimizer}"
             peak, report = _row(ours, **here), _row(theirs, **here)
@@ -67,11 +67,11 @@ def difference_texts(last: pd.DataFrame, metrics: Sequence[str]) -> dict[str, st
     """SGD minus Adam at the greatest width, `<model>_<metric>_difference`, and the tally of the collapse metrics."""
     table = analysis.paired_differences(last[last["width"] == last["width"].max()], metrics)
     texts = {}
-    for model in MODELS:
+    for model in SIGNAL_MODELS:
         for metric in metrics:
             value = _estimate(_row(table, model=model, metric=metric))
             texts[f"{model}_{metric}_difference"] = with_interval(value, sign=True)
-    errors = [(name(model), _estimate(_row(table, model=model, metric="test_error"))) for model in MODELS]
+    errors = [(name(model), _estimate(_row(table, model=model, metric="test_error"))) for model in SIGNAL_MODELS]
     return texts | {"error_differences": differences_text(errors)}
 
 
@@ -106,7 +106,7 @@ def report_texts(means: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
     """How far the seed means of the test error lie from the report's points: over each curve's widths, and counted over all."""
     table = analysis.beside_report(means[means["metric"] == "test_error"], points).dropna(subset="difference")
     texts = {"below_report": f"{int((table['difference'] < 0).sum())} su {len(table)}"}
-    for model in MODELS:
+    for model in SIGNAL_MODELS:
         for optimizer in OPTIMIZERS:
             curve = table[(table["model"] == model) & (table["optimizer"] == optimizer)]["difference"]
             texts[f"{model}_{optimizer}_from_report"] = number(curve.abs().median())
