@@ -1,13 +1,14 @@
 """What the book's pages need and Sphinx lacks: a language per page, verdicts, the measured numbers of `bench.json`; and what they do not need.
 
-A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers. Where a page says
-{verdetto}`R01` there stands the verdict on that claim, linked to its row. The page on performance reads `{{ bench_table }}` and its
-like, which are made here from what the benchmark saved.
+A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
+code are Italian. Where a page says {verdetto}`R01` there stands the verdict on that claim, linked to its row. The page on performance
+reads `{{ bench_table }}` and its like, which are made here from what the benchmark saved.
 """
 
 import ast
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,28 @@ from sphinx.util.docutils import SphinxRole
 BENCH = Path(__file__).with_name("bench.json")
 VERDICTS = "executed/verdetti"
 """The page that derives the verdicts and has a row for each claim."""
+CODE_BUTTONS = {"en": ("Show the code", "Hide the code"), "it": ("Mostra il codice", "Nascondi il codice")}
+"""By language: what unfolds the code of a cell, and what folds it again."""
+
+FIXED = re.compile(r"(<(?:pre|code|script|style|svg)\b.*?</(?:pre|code|script|style|svg)>|<[^>]*>|\\\(.*?\\\)|\\\[.*?\\\])", re.DOTALL)
+"""Of a page's HTML, what is no prose: tags, code, drawings, formulas."""
+
+KEPT_TOGETHER = re.compile(
+    r"(?<=\d)\s(?=%|[kMG]i?B\b|m?s\b|h\b|min\b)"
+    r"|\s(?=(?:[=≤≥≈×]|&[lg]t;)\s[−+]?\d)"
+    r"|(?:(?<=[=≤≥≈×])|(?<=&[lg]t;))\s(?=[−+]?\d)"
+)
+"""The spaces of `20 %`, `3 min`, `W = 64`."""
 
 
 def mark_language(app: Sphinx, doctree: nodes.document) -> None:
     """Put the page's language on its sections; docutils writes the class `language-it` as the attribute `lang="it"`."""
-    language = app.env.metadata[app.env.docname].get("lang")
+    language = app.env.metadata[app.env.docname].get("lang", "en")
     for section in doctree.children:
-        if language and isinstance(section, nodes.section):
+        if language != "en" and isinstance(section, nodes.section):
             section["classes"].append(f"language-{language}")
+    for cell in doctree.findall(lambda node: isinstance(node, nodes.container) and "prompt_show" in node):
+        cell["prompt_show"], cell["prompt_hide"] = CODE_BUTTONS.get(language, CODE_BUTTONS["en"])
 
 
 @functools.cache
@@ -76,9 +91,17 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], d
     context["script_files"] = [script for script in scripts if "thebe" not in f"{script.filename}{script.attributes.get('body')}"]
 
 
+def mend_html(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Keep numbers, signs and units on one line, and take back names and roles that mislead screen readers."""
+    parts = FIXED.split(context.get("body", ""))
+    parts[::2] = [KEPT_TOGETHER.sub("\N{NO-BREAK SPACE}", prose) for prose in parts[::2]]
+    context["body"] = re.sub(r' role="(?:list|doc-biblioentry)"| aria-label="Toggle hidden content"', "", "".join(parts))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("verdetto", Verdict())
     app.connect("config-inited", add_bench, priority=100)
     app.connect("doctree-read", mark_language)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", mend_html)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
