@@ -303,20 +303,20 @@ class TestPage:
         lines = [line for line in example.splitlines() if line and not re.match(r"(from|import) ", line)]
         assert len(lines) == 10
         histories = []
-        for seed in range(3):
+        for seed in range(4):
             torch.manual_seed(seed)
             exec(example, names := {})
             histories.append(names["monitor"].history)
         history, model, data = histories[-1], names["model"], names["loader"].dataset.tensors
         assert list(history["epoch"]) == list(range(1, 21))
         assert history["train_error"].iloc[-1] < 0.05
-        found = collapse_metrics(model[:4](data[0]), data[1], model[4].weight, model[4].bias)
+        found = collapse_metrics(model[:2](data[0]), data[1], model[2].weight, model[2].bias)
         for name in KEYS:
             assert history[name].iloc[-1] == pytest.approx(found[name].item(), rel=1e-6), name
-        exec(prediction, names := {"histories": histories[:2], "monitor": names["monitor"]})
+        exec(prediction, names := {"histories": histories[:3], "monitor": names["monitor"]})
         told = names["told"]
         assert names["onset"] is None or names["onset"].crossing + told["lead"].mean() == pytest.approx(names["onset"].epoch)
-        assert len(told) == 2
+        assert len(told) == 3
 
 
 def test_the_package_offers_it_without_importing_torch():
