@@ -19,7 +19,8 @@ SGD_CONSTANT = OptimizerSpec(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-
 """SGD without annealing, as in the report's experiment 3."""
 
 
-def _distinct(name: str, values: Any) -> list:
+def distinct_values(name: str, values: Any) -> list:
+    """`values` as a list. Raises `SpecError` where it is no list, is empty or repeats a value."""
     if not isinstance(values, (list, tuple)):
         raise SpecError(f"{name}={values!r} is not a list: write one, even of a single value (papermill itself takes lists by -y only).")
     if not values:
@@ -30,7 +31,7 @@ def _distinct(name: str, values: Any) -> list:
 
 
 def _seeds_and_data(seeds: list[int], label_noise: float, noise_seed: int) -> tuple[list[int], DataSpec]:
-    return _distinct("seeds", seeds), DataSpec(label_noise=label_noise, noise_seed=noise_seed)
+    return distinct_values("seeds", seeds), DataSpec(label_noise=label_noise, noise_seed=noise_seed)
 
 
 def exp1_specs(
@@ -38,7 +39,7 @@ def exp1_specs(
 ) -> list[RunSpec]:
     """Experiment 1, model-wise double descent: every model x optimiser x width x seed. The weights after the last epoch are kept."""
     axes = {"models": models, "optimizers": optimizers, "widths": widths}
-    axes = {name: _distinct(name, values) for name, values in axes.items()}
+    axes = {name: distinct_values(name, values) for name, values in axes.items()}
     if unknown := [name for name in axes["optimizers"] if name not in REPORT_OPTIMIZERS]:
         raise SpecError(f"optimizers={axes['optimizers']} has {unknown[0]!r}, an unknown one: choose from {', '.join(REPORT_OPTIMIZERS)}.")
     seeds, data = _seeds_and_data(seeds, label_noise, noise_seed)
@@ -67,7 +68,7 @@ def exp2_specs(widths: list[int], epochs: int, seeds: list[int], label_noise: fl
             data=data,
             record="dense",
         )
-        for width, seed in itertools.product(_distinct("widths", widths), seeds)
+        for width, seed in itertools.product(distinct_values("widths", widths), seeds)
     ]
 
 
@@ -85,7 +86,7 @@ def exp3_specs(
             data=data,
             snapshots=(epochs,),
         )
-        for dim, seed in itertools.product(_distinct("feature_dims", feature_dims), seeds)
+        for dim, seed in itertools.product(distinct_values("feature_dims", feature_dims), seeds)
     ]
 
 
@@ -110,7 +111,7 @@ def exp4_specs(
     `drift_seeds` go on to `drift_epochs`, passing through the same weights at `epochs`.
     """
     seeds, data = _seeds_and_data(seeds, label_noise, noise_seed)
-    drift_seeds = _distinct("drift_seeds", drift_seeds)
+    drift_seeds = distinct_values("drift_seeds", drift_seeds)
     if strangers := sorted(set(drift_seeds) - set(seeds)):
         raise SpecError(f"drift_seeds={drift_seeds} has {strangers[0]}, which is not among seeds={seeds}: add it there or leave it out.")
     if drift_epochs < epochs:
