@@ -98,8 +98,13 @@ def mend_html(app: Sphinx, page: str, template: str, context: dict[str, Any], do
     context["body"] = re.sub(r' role="(?:list|doc-biblioentry)"| aria-label="Toggle hidden content"', "", "".join(parts))
 
 
+SEARCH_ON_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"
+"""Browsers forbid a page on the disk to read another, from which the search would take its summaries."""
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("verdetto", Verdict())
+    app.add_js_file(None, body=SEARCH_ON_DISK)
     app.connect("config-inited", add_bench, priority=100)
     app.connect("doctree-read", mark_language)
     app.connect("html-page-context", drop_thebe, priority=900)

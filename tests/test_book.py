@@ -1,22 +1,15 @@
-"""Every page of the built book in a real browser, on a phone's width and on a desk's, served and straight from the disk."""
+"""Every page of the built book in a real browser: served, light, on a phone's width and on a desk's; and straight from the disk, dark."""
 
 import functools
 import json
-import os
 import re
-import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, sync_playwright
-
-from ncbook.build import build_book
 
 ROOT = Path(__file__).resolve().parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -24,41 +17,8 @@ PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in 
 ITALIAN = {chapter["file"] for part in TOC["parts"] if part["caption"].startswith("Parte") for chapter in part["chapters"]}
 WIDTHS = [390, 1280]
 
-BROWSER_ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
-    --disable-sync""".split()
-
 UNRENDERED = re.compile(r"\{[a-z:-]+\}|\{\{|\}\}|```|:::|\bnan\b|\bNaN\b|\bNone\b|<NA>")
 """What is left of a role, a directive, a substitution or a number where none came; sought in prose, not in code."""
-
-
-@pytest.fixture(scope="session")
-def html() -> Path:
-    return build_book().parent
-
-
-@pytest.fixture(scope="session")
-def served(html: Path) -> Iterator[str]:
-    """The address of a web server over the book."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        pytest.fail("Chromium, in which pages are tested, is missing: install Debian's package chromium, or name the program in CHROMIUM.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @dataclass(frozen=True)
@@ -78,8 +38,12 @@ class Seen:
     links: list[str]
     prose: str
     """The article's text without code and formulas."""
+    barriers: list[str]
+    """What stands in the way of people with disabilities, as far as `AXE_RULES` goes."""
 
 
+AXE_RULES = {(390, "light"): ["scrollable-region-focusable"], (1280, "light"): [], (1280, "dark"): ["color-contrast"]}
+"""By width and mode: what axe looks for, everything if nothing is named."""
 LOOK = """async () => {
     if (window.MathJax) await MathJax.startup.promise;
     const article = document.querySelector("article"), all = query => [...article.querySelectorAll(query)];
@@ -98,21 +62,13 @@ LOOK = """async () => {
 
 
 @pytest.fixture(scope="session")
-def look(browser: Browser) -> Callable[[str, int], Seen]:
-    """Visits an address in a window of some width, each once."""
+def look(open_page, barriers) -> Callable[[str, int, str], Seen]:
+    """Visits an address in a window of some width, in light or dark mode, each once."""
 
     @functools.cache
-    def visit(address: str, width: int) -> Seen:
-        own = ("data:", "blob:", address.split("/")[0] + "//" + address.split("/")[2] + "/")
-        faults: list[str] = []
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("pageerror", lambda error: faults.append(f"script error: {error}"))
-        page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
-        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-        page.on("response", lambda response: response.status >= 400 and faults.append(f"{response.status}: {response.url}"))
-        page.on("request", lambda request: request.url.startswith(own) or faults.append(f"not of this book: {request.url}"))
-        page.goto(address, wait_until="load")
-        seen = Seen(faults=faults, **page.evaluate(LOOK))
+    def visit(address: str, width: int, scheme: str = "light") -> Seen:
+        page, faults = open_page(address, width, scheme)
+        seen = Seen(faults=faults, **page.evaluate(LOOK), barriers=barriers(page, AXE_RULES[width, scheme]))
         page.close()
         return seen
 
@@ -131,7 +87,14 @@ def test_page_loads_and_fits(look, served: str, name: str, width: int) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_works_from_the_disk(look, html: Path, name: str) -> None:
-    assert look((html / f"{name}.html").as_uri(), 1280).faults == []
+    assert look((html / f"{name}.html").as_uri(), 1280, "dark").faults == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_has_no_barriers(look, served: str, html: Path, name: str) -> None:
+    address = f"{served}/{name}.html"
+    seen = [look(address, 390), look(address, 1280), look((html / f"{name}.html").as_uri(), 1280, "dark")]
+    assert [barrier for visit in seen for barrier in visit.barriers] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
