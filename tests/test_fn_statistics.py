@@ -41,6 +41,7 @@ def test_a_relative_effect_is_a_ratio_and_its_inverse_is_the_inverse():
     up, down = statistics.relative_effect(B, A), statistics.relative_effect(A, B)
     assert up.mean == pytest.approx(np.mean(B) / np.mean(A) - 1) and up.low < up.mean < up.high
     assert (1 + up.low) * (1 + down.high) == pytest.approx(1)
+    assert statistics.relative_effect([100 * value for value in B], [100 * value for value in A]) == pytest.approx(up)
     assert statistics.relative_effect([np.nan], A).n == 0
 
 
@@ -132,6 +133,17 @@ def test_conditions_that_move_the_rate_alone():
     assert found.onset.mean == pytest.approx(np.std(MOVES, ddof=1), rel=0.05) and found.norm.mean < 0.02
     assert found.ratio.high < 0.05 and found.onset.low < found.onset.mean < found.onset.high and found.ratio.n == 5
     assert found.onset_within == pytest.approx(0.02, rel=0.5)
+
+
+def test_what_seeds_alone_scatter_is_taken_off_as_in_the_analysis_of_variance():
+    table = conditions(MOVES, MOVES, noise=0.3)
+    found = statistics.spread_over_conditions(table, ["lr"])
+    logs = [np.log(runs["since_switch"]) for _, runs in table.groupby("lr")]
+    assert found.onset.mean**2 == pytest.approx(found.onset_within**2 * (stats.f_oneway(*logs).statistic - 1) / 3)
+
+
+def test_a_bootstrap_sample_of_one_condition_has_no_spread_and_does_not_count():
+    assert statistics.spread_over_conditions(conditions([-0.5, 0.0, 0.5], [0] * 3), ["lr"]).onset.low > 0.1
 
 
 def test_conditions_that_move_both():

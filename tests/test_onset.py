@@ -248,6 +248,14 @@ def test_nc1_that_does_not_fall_or_is_too_short_is_not_extrapolated():
     assert predictor.extrapolate(falling, THRESHOLD, known_at=SWITCH + 3) == pytest.approx(SWITCH + falls_at(0.05))
 
 
+def test_records_of_the_crash_are_not_extrapolated():
+    run = make_run("a")
+    crashed = run["epoch"].between(SWITCH + 1, SWITCH + 4)
+    run.loc[crashed, ["nc1_trace_ratio_clean", "train_error"]] = [30.0, 0.6]
+    path = next(onset.trajectories(run))[1]
+    assert predictor.extrapolate(path, THRESHOLD, known_at=SWITCH + 8) == pytest.approx(SWITCH + falls_at(0.05))
+
+
 def test_runs_that_never_collapse_are_no_source_but_can_be_a_false_alarm():
     slow = make_run("slow", rate=0.001, decay=0.01)
     found = predictor.predictions(join(*cohort(), slow), THRESHOLD)
