@@ -37,16 +37,19 @@ def _published(chapter: Chapter) -> list[Path]:
     return files
 
 
-def _execute_if_stale(chapter: Chapter) -> None:
-    """Executes the chapter into `EXECUTED` unless what it is made from is as it was then."""
+def published_page(chapter: Chapter) -> Path:
+    """The chapter as the book shows it, executed anew unless what it is made from is as it was then.
+
+    Raises `BuildError` if runs are not published, `ExecutionError` if the chapter fails.
+    """
     facts = [ROOT / "book" / "claims.yml", *(ROOT / "book" / "reference").rglob("*")]
     sources = [chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *facts, *_published(chapter)]
     digest = _digest(sources)
-    made_from = EXECUTED / f"{chapter.notebook.stem}.digest"
-    if (EXECUTED / chapter.notebook.name).is_file() and made_from.is_file() and made_from.read_text() == digest:
-        return
-    execute(chapter, {}, EXECUTED)
-    made_from.write_text(digest)
+    page, made_from = EXECUTED / chapter.notebook.name, EXECUTED / f"{chapter.notebook.stem}.digest"
+    if not (page.is_file() and made_from.is_file() and made_from.read_text() == digest):
+        execute(chapter, {}, EXECUTED)
+        made_from.write_text(digest)
+    return page
 
 
 def build_book() -> Path:
@@ -56,7 +59,7 @@ def build_book() -> Path:
     Raises `BuildError` if runs are not published or Jupyter Book finds fault, `ExecutionError` if a chapter fails.
     """
     for chapter in CHAPTERS.values():
-        _execute_if_stale(chapter)
+        published_page(chapter)
     pages = [*ROOT.glob("_*.yml"), *EXECUTED.glob("*.ipynb"), *(ROOT / "book").rglob("*")]
     digest = _digest(pages)
     made_from = HTML / ".digest"

@@ -78,8 +78,10 @@ class Reads:
     chapter: str
     only: Mapping[str, list]
 
-    def specs(self) -> list[RunSpec]:
-        return [spec for spec in _defaults(CHAPTERS[self.chapter]) if self._chosen(spec)]
+    def specs(self, given: Mapping[str, Any] | None = None) -> list[RunSpec]:
+        """The runs; with `given`, those that the chapter would need with these parameters as its defaults."""
+        chapter = CHAPTERS[self.chapter]
+        return [spec for spec in (chapter_specs(chapter, given) if given else _defaults(chapter)) if self._chosen(spec)]
 
     def _chosen(self, spec: RunSpec) -> bool:
         values = {"model": spec.model.name, "optimizer": spec.optimizer.name, "width": spec.model.width}
@@ -177,13 +179,16 @@ def _found(specs: list[RunSpec], evidence: Evidence, scale: Scale) -> Found:
     return Found(len(specs) - len(evidence.runs), len(specs), epochs, seeds)
 
 
-def evaluate(claims: Iterable[Claim], store: Store | None = None) -> list[Result]:
-    """Each claim's verdict from the runs in the store; nothing is trained. Raises `StoreError` where a run is damaged."""
-    store = store or Store()
+def evaluate(claims: Iterable[Claim], store: Store | None = None, given: Mapping[str, Mapping[str, Any]] | None = None) -> list[Result]:
+    """Each claim's verdict from the runs in the store; nothing is trained. Raises `StoreError` where a run is damaged.
+
+    given: by chapter, parameters that count in place of its defaults.
+    """
+    store, given = store or Store(), given or {}
     shared: dict[frozenset[str], Evidence] = {}
     results = []
     for claim in claims:
-        specs = claim.reads.specs() if claim.reads else []
+        specs = claim.reads.specs(given.get(claim.reads.chapter)) if claim.reads else []
         present = {spec.key: spec for spec in specs if spec.key in store}
         if (keys := frozenset(present)) not in shared:
             shared[keys] = Evidence([store.load(key) for key in present])

@@ -40,6 +40,7 @@ def main() -> None:
     ncbook run exp1                       the chapter as published; trains nothing
     ncbook run exp1 -p widths "[4, 8]" -p epochs 5 --out try
                                           the chapter with your parameters; trains what is missing
+    ncbook compare try                    what differs from the published chapter
     ncbook claims                         what the documents claim, and what the runs say to it
     ncbook build                          the whole book as HTML
 
@@ -113,6 +114,7 @@ def run(chapter: Chapter, given: dict[str, Any], out: Path | None) -> None:
     """
     written = execute(chapter, given, out or default_out(chapter, given))
     click.echo(f"The executed notebook is {written}.")
+    click.echo(f"`ncbook compare {written}` shows what differs from the published one.")
 
 
 @main.command()
@@ -136,6 +138,33 @@ def sweep(chapter: Chapter, given: dict[str, Any], max_minutes: float | None, de
 
     train_missing(specs, device=device, dtype=dtype, jobs=jobs, max_minutes=max_minutes)
     click.echo(f"All runs are there: `ncbook run {chapter.name}` with the same parameters trains nothing.")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path), required=False, metavar="[WITH]")
+def compare(path: Path, other: Path | None) -> None:
+    """Show what differs in a chapter executed again.
+
+    PATH is the executed notebook, or the folder that `ncbook run --out` wrote; it is held against the published chapter, or against a
+    second one, WITH. Parameters, verdicts, numbers, tables and figures that differ are written as a page beside the notebook.
+
+    \b
+    ncbook run exp1 -p seeds "[1]" --out try
+    ncbook compare try
+    """
+    from ncbook.build import published_page
+    from ncbook.compare import CompareError, read
+    from ncbook.compare import compare as held_against
+    from ncbook.compare_page import summary, write
+
+    after = read(path)
+    before = read(other or published_page(after.chapter))
+    if before.path.resolve() == after.path.resolve():
+        raise CompareError(f"{after.path} would be compared with itself: give another execution of {after.chapter.name}.")
+    comparison = held_against(before, after)
+    click.echo(summary(comparison))
+    click.echo(f"The comparison is {write(comparison)}.")
 
 
 @main.command()

@@ -29,7 +29,7 @@ _PHRASES = {
         "train": "Per addestrarle soltanto, anche a tratti: {}.",
         "data": "Dati della figura (CSV, {} righe)",
         "made": "Addestramento: {}; precisione {}; {}.",
-        "common": "comune a tutte:",
+        "common": "Comune a tutte: {}.",
     },
     "en": {
         "network": "network",
@@ -43,7 +43,7 @@ _PHRASES = {
         "train": "To train them only, in several sittings if need be: {}.",
         "data": "Data of the figure (CSV, {} rows)",
         "made": "Training: {}; precision {}; {}.",
-        "common": "common to all:",
+        "common": "Common to all: {}.",
     },
 }
 
@@ -93,13 +93,12 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def _listed(runs: Sequence[Run], common: str) -> str:
-    """What the runs' specs have in common, then a row for each run, named by its key, of what they have not."""
+def _shared_and_varied(runs: Sequence[Run]) -> tuple[str, str]:
+    """What the runs' specs have in common; a line for each run, named by its key, of what they have not."""
     table = pd.DataFrame([_settings(run.spec) for run in runs], index=[run.spec.key for run in runs]).fillna("–")
     shared = [column for column in table if table[column].nunique() == 1]
     varied = table.drop(columns=shared)
-    lines = [" ".join([common, *(f"{column}={table[column].iloc[0]}" for column in shared)])]
-    return "\n\n".join([*lines, varied.to_string() if len(varied.columns) else "\n".join(varied.index)])
+    return ", ".join(f"{column}={table[column].iloc[0]}" for column in shared), varied.to_string() if len(varied.columns) else varied.index[0]
 
 
 @dataclass(frozen=True)
@@ -159,4 +158,6 @@ class Provenance:
         made = words["made"].format(
             f"{_count(round(minutes), self.language)} min", _span(run.provenance["dtype"] for run in runs), ", ".join(versions)
         )
-        return [f"<p>{html.escape(made)}</p>", f'<pre tabindex="0">{html.escape(_listed(runs, words["common"]))}</pre>']
+        shared, varied = (html.escape(text, quote=False) for text in _shared_and_varied(runs))
+        common = words["common"].format(f"<code>{shared}</code>") if shared else ""
+        return [f"<p>{html.escape(made)} {common}</p>", f'<pre tabindex="0">{varied}</pre>']

@@ -196,7 +196,7 @@ def judged(tmp_path, monkeypatch):
 
     def judge(errors: dict[int, float], seeds=(0, 1, 2), without: int = 0, **changes):
         runs = curve(errors, seeds).runs
-        monkeypatch.setattr(claims.Reads, "specs", lambda self: [run.spec for run in runs])
+        monkeypatch.setattr(claims.Reads, "specs", lambda self, given=None: [run.spec for run in runs])
         store = Store(tmp_path / f"runs-{len(list(tmp_path.iterdir()))}", tmp_path / "none")
         for run in runs[without:]:
             store.save(run)
@@ -319,7 +319,7 @@ def test_exact_claims_are_judged_without_any_run():
 
 @pytest.mark.parametrize("language", claims.LANGUAGES)
 def test_the_command_prints_every_claim_with_verdict_and_reason(language, monkeypatch):
-    monkeypatch.setattr(claims.Reads, "specs", lambda self: [])
+    monkeypatch.setattr(claims.Reads, "specs", lambda self, given=None: [])
     result = CliRunner().invoke(main, ["claims", "--language", language])
     assert result.exit_code == 0, result.output
     assert re.findall(r"^\W*(R\d\d)\b", result.output, re.MULTILINE) == [claim.id for claim in LEDGER]
@@ -376,7 +376,7 @@ def test_a_scale_of_its_own_parameters_is_named_in_the_command(judged):
 def test_the_seeds_that_count_are_those_trained_long_enough(tmp_path, monkeypatch):
     specs = exp4_specs(4, 8, 6, 2, 5, [0], [0, 1, 2], 0.2, 0)
     followed = [spec for spec in specs if spec.model.width == 6]
-    monkeypatch.setattr(claims.Reads, "specs", lambda self: followed)
+    monkeypatch.setattr(claims.Reads, "specs", lambda self, given=None: followed)
     store = Store(tmp_path / "runs", tmp_path / "none")
     for spec in followed:
         store.save(fake(spec, test_error=0.1))

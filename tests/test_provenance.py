@@ -48,7 +48,7 @@ def test_the_line_says_scale_seeds_hardware_and_dates(runs):
 
 def test_every_run_is_named_with_what_only_it_has(runs):
     text = Provenance("exp1", runs, DEFAULTS, "en").line("errors", TABLE).data
-    common, listed = re.search(r"<pre[^>]*>common to all: (.*?)\n\n(.*)</pre>", text, re.DOTALL).groups()
+    common, listed = re.search(r"Common to all: <code>(.*?)</code>.*<pre[^>]*>(.*)</pre>", text, re.DOTALL).groups()
     assert "epochs=2" in common and "model=cnn1d" in common and "None" not in common and "model.width" not in common
     header, *rows = listed.splitlines()
     assert header.split() == ["seed", "model.width"]
