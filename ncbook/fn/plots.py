@@ -1,0 +1,214 @@
+"""The figures that chapters of part two share, in the style of `ncbook.plots`, with English labels.
+
+Runs end at different epochs, so that trajectories are drawn run by run, never as a mean whose members change along the way.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from ncbook.analysis import estimate
+from ncbook.fn.onset import METRIC
+from ncbook.plots import _CYCLE, _FRAME_HEIGHT, _PANEL_HEIGHT, _SOLID_FIRST, _WIDTH, STYLE, Panel, _has, _y_axis
+
+NORM = Panel("feature norm fn", {"feature_norm": ""}, log=True)
+NC1 = Panel("NC1", {METRIC: ""}, log=True)
+"""The two panels that nearly every chapter has."""
+MEASURES = {"T_NC": "$T_{NC}$ (epoch)", "since_switch": "epochs from switch to $T_{NC}$", "fn_star": "fn*"}
+"""Columns of `onset.onsets`, as axes call them."""
+_MARKERS = "osD^vP*"
+_MARK = {"color": "0.4", "lw": 1.2}
+_SWITCH, _THRESHOLD, _PAPER = (0, (4, 2)), ":", "-."
+
+
+def _point(value: float, _: int | None = None) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def _axis(ax: Axes, log: bool) -> None:
+    _y_axis(ax, log)
+    ax.yaxis.set_major_formatter(FuncFormatter(_point))
+
+
+def _levels(table: pd.DataFrame, column: str | None) -> list[Any]:
+    """The values of a column, sorted where they are numbers, else in the table's order; one None without a column."""
+    if column is None:
+        return [None]
+    values = list(table[column].dropna().unique())
+    return sorted(values) if pd.api.types.is_numeric_dtype(table[column]) else values
+
+
+def _finish(figure: Figure, handles: Sequence[Line2D]) -> None:
+    columns = 80 // (8 + max((len(handle.get_label()) for handle in handles), default=1))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(handles))), handlelength=2.4)
+
+
+def trajectories(
+    table: pd.DataFrame,
+    panels: Sequence[Panel],
+    *,
+    onsets: pd.DataFrame | None = None,
+    threshold: float | None = None,
+    by: str | None = None,
+    label: Callable[[Any], str] = str,
+    since_switch: bool = False,
+    reported: float | None = None,
+) -> Figure:
+    """Each run's metrics over its epochs: a row for each panel, a line for each run, a colour for each value of the column `by`.
+
+    table: of `sweep`; its switches are dashed vertical lines. onsets: of `onset.onsets` at `threshold`; marks each run's T_NC where the
+    panel shows NC1 or the feature norm. threshold: a dotted line across NC1. since_switch: epochs count from the switch, those before it
+    are left out. reported: the paper's fn*, a line across the feature norm.
+    """
+    start = table["switch"].fillna(0).astype(int)
+    table = table.assign(x=table["epoch"] - start)[table["epoch"] > start] if since_switch else table.assign(x=table["epoch"])
+    levels = _levels(table, by)
+    colors = {level: _CYCLE[i % len(_CYCLE)] if by else _CYCLE[1] for i, level in enumerate(levels)}
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series.values()))
+    switches = [] if since_switch else sorted(set(table["switch"].dropna()))
+    with mpl.rc_context(STYLE | {"lines.linewidth": 1.3}):
+        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, panel in zip(axes, panels):
+            for level in levels:
+                here = table[_has(table, panel.where | ({by: level} if by else {}))]
+                for _, run in here.groupby("key", sort=False):
+                    for metric, series in panel.series.items():
+                        ax.plot(run["x"], run[metric], color=colors[level], ls=_SOLID_FIRST[names.index(series)], alpha=0.85)
+            if onsets is not None:
+                _mark_onsets(ax, panel, onsets, threshold, since_switch, {key: colors[level] for key, level in _keys(table, by)})
+            for switch in switches:
+                ax.axvline(switch, ls=_SWITCH, **_MARK)
+            if threshold and METRIC in panel.series:
+                ax.axhline(threshold, ls=_THRESHOLD, **_MARK)
+            if reported and "feature_norm" in panel.series:
+                ax.axhline(reported, ls=_PAPER, **_MARK)
+            ax.set_ylabel(panel.label)
+            _axis(ax, panel.log and bool((table[list(panel.series)].min() > 0).all()))
+        axes[-1].set_xlabel("epochs after the switch" if since_switch else "epoch")
+        shown = {metric for panel in panels for metric in panel.series}
+        handles = [Line2D([], [], color=colors[level], label=label(level)) for level in levels if by]
+        handles += [Line2D([], [], color="0.3", ls=style, label=text) for text, style in zip(names, _SOLID_FIRST) if text]
+        if switches:
+            handles.append(Line2D([], [], ls=_SWITCH, label="change of loss", **_MARK))
+        if threshold and METRIC in shown:
+            handles.append(Line2D([], [], ls=_THRESHOLD, label=f"NC1 = {threshold:g}", **_MARK))
+        if reported and "feature_norm" in shown:
+            handles.append(Line2D([], [], ls=_PAPER, label="the paper's fn*", **_MARK))
+        if onsets is not None and not onsets["censored"].all() and shown & {METRIC, "feature_norm"}:
+            handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=8, label="$T_{NC}$"))
+        _finish(figure, handles)
+    return figure
+
+
+def _keys(table: pd.DataFrame, by: str | None) -> list[tuple[str, Any]]:
+    """Each run's key with its value of `by`."""
+    runs = table.drop_duplicates("key")
+    return list(zip(runs["key"], runs[by] if by else [None] * len(runs)))
+
+
+def _mark_onsets(
+    ax: Axes, panel: Panel, onsets: pd.DataFrame, threshold: float | None, since_switch: bool, colors: Mapping[str, str]
+) -> None:
+    """A circle at each run's T_NC, for the runs that `colors` knows by their key."""
+    for run in onsets[onsets["key"].isin(colors) & ~onsets["censored"]].to_dict("records"):
+        x = run["since_switch" if since_switch else "T_NC"]
+        for metric, y in ((METRIC, threshold), ("feature_norm", run["fn_star"])):
+            if metric in panel.series and y:
+                ax.plot(x, y, "o", mfc="none", mec=colors[run["key"]], ms=8, mew=1.6)
+
+
+def onset_over(
+    onsets: pd.DataFrame,
+    by: str,
+    x_label: str,
+    *,
+    values: Sequence[str] = ("since_switch", "fn_star"),
+    label: Callable[[Any], str] = str,
+    hue: str | None = None,
+    hue_label: Callable[[Any], str] = str,
+    connected: bool = True,
+    log: bool = False,
+    reported: Mapping[str, Mapping[Any, float]] | None = None,
+    band: tuple[float, float, float] | None = None,
+) -> Figure:
+    """T_NC and fn* over the levels of the column `by`, evenly spaced: a row for each of `values`, a colour for each value of `hue`.
+
+    onsets: of `onset.onsets`. Small dots are runs, large ones means over the runs that crossed, bars their 95 % intervals; hollow triangles
+    stand where a run that did not cross was last observed. reported: value -> level (with `hue`: a pair of level and hue) -> the paper's,
+    drawn hollow. band: value and interval that the paper gives for fn* at large. connected: lines between the means; not for levels
+    without an order.
+    """
+    levels, hues = _levels(onsets, by), _levels(onsets, hue)
+    rows = onsets.assign(at=onsets[by].map({level: place for place, level in enumerate(levels)}).astype(float))
+    handles, paper = [], False
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + 1.2 * _PANEL_HEIGHT * len(values)), layout="constrained")
+        axes = figure.subplots(len(values), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, value in zip(axes, values):
+            if band and value == "fn_star":
+                ax.axhspan(band[1], band[2], color="0.5", alpha=0.2, lw=0)
+                ax.axhline(band[0], ls=_PAPER, **_MARK)
+            for i, shade in enumerate(hues):
+                color, shift = _CYCLE[(i + 1) % len(_CYCLE)], 0.14 * (i - (len(hues) - 1) / 2)
+                _means(ax, rows if hue is None else rows[rows[hue] == shade], value, color, _MARKERS[i % len(_MARKERS)], shift, connected)
+                for place, level in enumerate(levels):
+                    theirs = (reported or {}).get(value, {}).get(level if hue is None else (level, shade))
+                    if theirs is not None:
+                        paper = True
+                        ax.plot(place + shift + 0.1, theirs, _MARKERS[i % len(_MARKERS)], mfc="none", mec=color if hue else "0.2", ms=9)
+            ax.set_ylabel(MEASURES[value])
+            ax.set_xlim(-0.5, len(levels) - 0.5)
+            ax.grid(axis="x", visible=False)
+            _axis(ax, log and bool((rows[value].dropna() > 0).all()) and rows[value].notna().any())
+            if rows[value].isna().all() and value == "fn_star":
+                ax.text(0.5, 0.5, "no run crossed", transform=ax.transAxes, ha="center", va="center", color="0.35")
+        axes[-1].set_xticks(range(len(levels)), [label(level) for level in levels])
+        axes[-1].set_xlabel(x_label)
+        if hue:
+            handles += [
+                Line2D([], [], color=_CYCLE[(i + 1) % len(_CYCLE)], marker=_MARKERS[i % len(_MARKERS)], label=hue_label(shade))
+                for i, shade in enumerate(hues)
+            ]
+        if onsets["censored"].any() and {"T_NC", "since_switch"} & {*values}:
+            handles.append(Line2D([], [], ls="", marker="^", mfc="none", mec="0.3", ms=8, label="not collapsed until here"))
+        if paper:
+            handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=9, label="the paper"))
+        if band and "fn_star" in values:
+            handles.append(Line2D([], [], ls=_PAPER, label="the paper's mean and interval", **_MARK))
+        _finish(figure, handles)
+    return figure
+
+
+def _means(ax: Axes, rows: pd.DataFrame, value: str, color: str, marker: str, shift: float, connected: bool) -> None:
+    """One colour of `onset_over`: runs, means with their intervals, and runs that did not cross."""
+    rng = np.random.default_rng(0)
+    crossed, censored = rows[~rows["censored"]], rows[rows["censored"]]
+    jitter = rng.uniform(-0.04, 0.04, len(crossed))
+    ax.plot(crossed["at"] + shift + jitter, crossed[value], ".", color=color, ms=5, alpha=0.6)
+    means = [(at + shift, estimate(cell[value])) for at, cell in crossed.groupby("at")]
+    ax.plot([at for at, _ in means], [mean.mean for _, mean in means], marker, color=color, ms=7, ls="-" if connected else "")
+    for at, mean in means:
+        ax.plot([at, at], [mean.low, mean.high], color=color, lw=1.8)
+    if value != "fn_star" and len(censored):
+        observed = censored["last_epoch"] - (censored["switch"].fillna(0).astype(int) if value == "since_switch" else 0)
+        ax.plot(censored["at"] + shift, observed.astype(float), "^", mfc="none", mec=color, ms=8)
+
+
+def shown(table: pd.DataFrame, panels: Sequence[Panel], by: str | None = None) -> pd.DataFrame:
+    """What `trajectories` shows, for the CSV below the figure: key, `by`, seed, epoch and the panels' metrics."""
+    metrics = list(dict.fromkeys(metric for panel in panels for metric in panel.series))
+    return table[list(dict.fromkeys(["key", *([by] if by else []), "seed", "epoch", *metrics]))]
+
+
+def shown_onsets(onsets: pd.DataFrame, *by: str) -> pd.DataFrame:
+    """What `onset_over` shows, for the CSV below the figure."""
+    return onsets[[*dict.fromkeys([*by, "seed"]), "T_NC", "since_switch", "fn_star", "censored", "last_epoch"]]
