@@ -143,7 +143,12 @@ def fn_intervention_specs(
     axes = {"delays": delays, "targets": targets, "factors": factors}
     combined = itertools.product(*(distinct_values(name, values) for name, values in axes.items()))
     scaled = [
-        dataclasses.replace(BASELINE, epochs=epochs, intervention=InterventionSpec(epoch=switch + delay, factor=factor, target=target))
+        dataclasses.replace(
+            BASELINE,
+            epochs=epochs,
+            switch=dataclasses.replace(BASELINE.switch, epoch=switch),
+            intervention=InterventionSpec(epoch=switch + delay, factor=factor, target=target),
+        )
         for delay, target, factor in combined
     ]
     return _runs([BASELINE, *scaled], data, subset, switch, epochs, seeds)
