@@ -1,8 +1,8 @@
-"""What the book's pages need and Sphinx lacks: a language per page, verdicts, the measured numbers of `bench.json`; and what they do not need.
+"""What the book's pages need and Sphinx lacks: a language per page, verdicts, numbers of `bench.json`; and what they do not need.
 
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
-code are Italian. Where a page says {verdetto}`R01` there stands the verdict on that claim, linked to its row. The page on performance
-reads `{{ bench_table }}` and its like, which are made here from what the benchmark saved.
+code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
+row. The page on performance reads `{{ bench_table }}` and its like, which are made here from what the benchmark saved.
 """
 
 import ast
@@ -18,8 +18,8 @@ from sphinx.config import Config
 from sphinx.util.docutils import SphinxRole
 
 BENCH = Path(__file__).with_name("bench.json")
-VERDICTS = "executed/verdetti"
-"""The page that derives the verdicts and has a row for each claim."""
+VERDICTS = {"verdetto": "executed/verdetti", "verdict": "executed/fn_verdicts"}
+"""By role: the page that derives the verdicts and has a row for each claim."""
 CODE_BUTTONS = {"en": ("Show the code", "Hide the code"), "it": ("Mostra il codice", "Nascondi il codice")}
 """By language: what unfolds the code of a cell, and what folds it again."""
 
@@ -57,13 +57,14 @@ class Verdict(SphinxRole):
     """The verdict on the claim whose id is the role's text, as a link to the claim's row."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        texts = glued_texts(Path(self.env.srcdir, f"{VERDICTS}.ipynb"))
+        page = VERDICTS[self.name]
+        texts = glued_texts(Path(self.env.srcdir, f"{page}.ipynb"))
         if f"verdict_{self.text}" not in texts:
-            message = self.inliner.reporter.error(f"There is no verdict on {self.text!r} in {VERDICTS}.ipynb.", line=self.lineno)
+            message = self.inliner.reporter.error(f"There is no verdict on {self.text!r} in {page}.ipynb.", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         label = f"{self.text}: {texts[f'word_{self.text}']}"
         classes = ["verdict", "verdict-" + texts[f"verdict_{self.text}"].replace(" ", "-")]
-        address = f"{self.env.app.builder.get_relative_uri(self.env.docname, VERDICTS)}#verdict-{self.text}"
+        address = f"{self.env.app.builder.get_relative_uri(self.env.docname, page)}#verdict-{self.text}"
         return [nodes.reference("", "", nodes.inline(label, label), refuri=address, internal=True, classes=classes)], []
 
 
@@ -103,7 +104,8 @@ SEARCH_ON_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_role("verdetto", Verdict())
+    for role in VERDICTS:
+        app.add_role(role, Verdict())
     app.add_js_file(None, body=SEARCH_ON_DISK)
     app.connect("config-inited", add_bench, priority=100)
     app.connect("doctree-read", mark_language)

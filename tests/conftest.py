@@ -1,4 +1,4 @@
-"""Shared by all tests: nothing touches the user's own store, every library computes with one thread, and there is one browser for all pages."""
+"""Shared by all tests: nothing touches the user's own store, every library computes with one thread, one browser opens all pages."""
 
 import functools
 import os
@@ -13,10 +13,13 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
-from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
 BROWSER_ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync""".split()
+PATIENCE = 120_000
+"""Milliseconds after which what a page should show counts as missing, on a machine however busy."""
+expect.set_options(timeout=PATIENCE)
 
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
 THEME_BARRIER = re.compile("label-content-name-mismatch: .*(search-button-field|theme-switch-button)")
@@ -83,6 +86,7 @@ def open_page(browser: Browser) -> Callable[..., tuple[Page, list[str]]]:
         own = ("data:", "blob:", "/".join(address.split("/")[:3]) + "/")
         faults: list[str] = []
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: faults.append(f"script error: {error}"))
         page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
         page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
@@ -96,12 +100,12 @@ def open_page(browser: Browser) -> Callable[..., tuple[Page, list[str]]]:
 
 @pytest.fixture(scope="session")
 def barriers() -> Callable[..., list[str]]:
-    """Names what axe finds serious or critical on a page by the given rules (none: by all), the exceptions `THEME_BARRIER` apart."""
+    """Names what axe finds serious or critical on a page by the given rules (none: by all); `THEME_BARRIER` and MathJax's own apart."""
 
     def found(page: Page, rules: Sequence[str] = ()) -> list[str]:
         page.evaluate(AXE.read_text(encoding="utf-8"))
         options = {"runOnly": rules} if rules else {}
-        violations = page.evaluate("options => axe.run({exclude: ['mjx-container']}, options)", options)["violations"]  # formulas are MathJax's
+        violations = page.evaluate("options => axe.run({exclude: ['mjx-container']}, options)", options)["violations"]
         grave = [violation for violation in violations if violation["impact"] in ("serious", "critical")]
         named = [f"{violation['id']}: {node['html']}" for violation in grave for node in violation["nodes"]]
         return [barrier for barrier in named if not THEME_BARRIER.match(barrier)]

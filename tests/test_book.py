@@ -1,4 +1,4 @@
-"""Every page of the built book in a real browser: served, light, on a phone's width and on a desk's; and straight from the disk, dark."""
+"""Every page of the built book in a real browser: served, light, on a desk's width and a phone's; and straight from the disk, dark."""
 
 import functools
 import json
@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 ITALIAN = {chapter["file"] for part in TOC["parts"] if part["caption"].startswith("Parte") for chapter in part["chapters"]}
-WIDTHS = [390, 1280]
 
 UNRENDERED = re.compile(r"\{[a-z:-]+\}|\{\{|\}\}|```|:::|\bnan\b|\bNaN\b|\bNone\b|<NA>")
 """What is left of a role, a directive, a substitution or a number where none came; sought in prose, not in code."""
@@ -39,11 +38,12 @@ class Seen:
     prose: str
     """The article's text without code and formulas."""
     barriers: list[str]
-    """What stands in the way of people with disabilities, as far as `AXE_RULES` goes."""
+    """What axe finds to stand in the way of people with disabilities."""
 
 
-AXE_RULES = {(390, "light"): ["scrollable-region-focusable"], (1280, "light"): [], (1280, "dark"): ["color-contrast"]}
-"""By width and mode: what axe looks for, everything if nothing is named."""
+VISITS = {"web": ("light", {1280: (), 390: ("scrollable-region-focusable",)}), "disk": ("dark", {1280: ("color-contrast",)})}
+"""How a page is looked at: colours, widths of the window, and what axe looks for at each (everything if nothing is named)."""
+
 LOOK = """async () => {
     if (window.MathJax) await MathJax.startup.promise;
     const article = document.querySelector("article"), all = query => [...article.querySelectorAll(query)];
@@ -62,44 +62,47 @@ LOOK = """async () => {
 
 
 @pytest.fixture(scope="session")
-def look(open_page, barriers) -> Callable[[str, int, str], Seen]:
-    """Visits an address in a window of some width, in light or dark mode, each once."""
+def look(open_page, barriers, served: str, html: Path) -> Callable[..., dict[int, Seen]]:
+    """Visits a page of the book, each once: what is seen by the width of the window."""
 
     @functools.cache
-    def visit(address: str, width: int, scheme: str = "light") -> Seen:
-        page, faults = open_page(address, width, scheme)
-        seen = Seen(faults=faults, **page.evaluate(LOOK), barriers=barriers(page, AXE_RULES[width, scheme]))
+    def visit(name: str, place: str = "web") -> dict[int, Seen]:
+        scheme, widths = VISITS[place]
+        page, faults = open_page(f"{served if place == 'web' else html.as_uri()}/{name}.html", scheme=scheme)
+        seen = {}
+        for width, rules in widths.items():
+            page.set_viewport_size({"width": width, "height": 900})
+            seen[width] = Seen(faults=faults, **page.evaluate(LOOK), barriers=barriers(page, rules))
         page.close()
         return seen
 
     return visit
 
 
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", PAGES)
-def test_page_loads_and_fits(look, served: str, name: str, width: int) -> None:
-    seen = look(f"{served}/{name}.html", width)
+def test_page_loads_and_fits(look, name: str) -> None:
+    for width, seen in look(name).items():
+        assert seen.faults == []
+        assert seen.lost_images == []
+        assert seen.clipped == []
+        assert seen.scroll_width <= width
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_works_from_the_disk(look, name: str) -> None:
+    (seen,) = look(name, "disk").values()
     assert seen.faults == []
     assert seen.lost_images == []
-    assert seen.clipped == []
-    assert seen.scroll_width <= width
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_works_from_the_disk(look, html: Path, name: str) -> None:
-    assert look((html / f"{name}.html").as_uri(), 1280, "dark").faults == []
+def test_page_has_no_barriers(look, name: str) -> None:
+    assert [barrier for seen in [*look(name).values(), *look(name, "disk").values()] for barrier in seen.barriers] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_has_no_barriers(look, served: str, html: Path, name: str) -> None:
-    address = f"{served}/{name}.html"
-    seen = [look(address, 390), look(address, 1280), look((html / f"{name}.html").as_uri(), 1280, "dark")]
-    assert [barrier for visit in seen for barrier in visit.barriers] == []
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_everything_is_rendered(look, served: str, name: str) -> None:
-    seen = look(f"{served}/{name}.html", 1280)
+def test_everything_is_rendered(look, name: str) -> None:
+    seen = look(name)[1280]
     assert seen.untypeset == 0
     assert UNRENDERED.findall(seen.prose) == []
 
@@ -107,7 +110,7 @@ def test_everything_is_rendered(look, served: str, name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_links_inside_the_book_arrive(look, served: str, html: Path, name: str) -> None:
     lost = []
-    for link in {link for link in look(f"{served}/{name}.html", 1280).links if link.startswith(served)}:
+    for link in {link for link in look(name)[1280].links if link.startswith(served)}:
         fragment = unquote(urlsplit(link).fragment)
         target = html / urlsplit(link).path.lstrip("/")
         if not target.is_file() or (fragment and f'id="{fragment}"' not in target.read_text(encoding="utf-8")):
@@ -116,13 +119,13 @@ def test_links_inside_the_book_arrive(look, served: str, html: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_italian_pages_and_no_others_are_marked_as_italian(look, served: str, name: str) -> None:
-    assert look(f"{served}/{name}.html", 1280).language == ("it" if name in ITALIAN else "en")
+def test_italian_pages_and_no_others_are_marked_as_italian(look, name: str) -> None:
+    assert look(name)[1280].language == ("it" if name in ITALIAN else "en")
 
 
-def test_performance_page_shows_the_measured_numbers(look, served: str) -> None:
+def test_performance_page_shows_the_measured_numbers(look) -> None:
     bench = json.loads((ROOT / "book" / "bench.json").read_text(encoding="utf-8"))
-    prose = look(f"{served}/book/performance.html", 1280).prose
+    prose = look("book/performance")[1280].prose
     assert f"{bench['ratio_median']:.2f} times as fast" in prose and bench["date"] in prose and bench["hardware"] in prose
     for number in (f"{measured['stacked_seconds']:.1f}" for measured in bench["rounds"]):
         assert number in prose
