@@ -29,7 +29,8 @@ tbody th { font-weight: 600; width: 22%; } td { width: 28%; white-space: pre-lin
 figure { margin: 0; } img { display: block; width: 100%; height: auto; background: #fff; }
 @media (max-width: 700px) {
   .pair { grid-template-columns: 1fr; } thead { display: none; }
-  tbody, tr, th, td { display: block; width: auto !important; } th, td { border: 0; padding: 0.1rem 0; } td:empty { display: none !important; }
+  tbody, tr, th, td { display: block; width: auto !important; } th, td { border: 0; padding: 0.1rem 0; }
+  td:empty { display: none !important; }
   tr { padding: 0.6rem 0; border-bottom: 1px solid var(--line); } td::before { content: attr(data-name) ": "; color: var(--quiet); }
 }
 """
@@ -152,7 +153,8 @@ def _pair(change: Change, found: Comparison) -> str:
         return f'<figure><figcaption>{which}</figcaption><img src="{figure.address}" alt="{html.escape(change.name)}, {which}"></figure>'
 
     halves = half("before", change.before) + half("after", change.after)
-    return f'<h3>{html.escape(change.name)}</h3><p lang="{page.language}"><small>{html.escape(caption)}</small></p><div class="pair">{halves}</div>'
+    words = f'<p lang="{page.language}"><small>{html.escape(caption)}</small></p>'
+    return f'<h3>{html.escape(change.name)}</h3>{words}<div class="pair">{halves}</div>'
 
 
 def _made(page: Page) -> str:

@@ -98,7 +98,8 @@ def _shared_and_varied(runs: Sequence[Run]) -> tuple[str, str]:
     table = pd.DataFrame([_settings(run.spec) for run in runs], index=[run.spec.key for run in runs]).fillna("–")
     shared = [column for column in table if table[column].nunique() == 1]
     varied = table.drop(columns=shared)
-    return ", ".join(f"{column}={table[column].iloc[0]}" for column in shared), varied.to_string() if len(varied.columns) else varied.index[0]
+    rows = varied.to_string() if len(varied.columns) else varied.index[0]
+    return ", ".join(f"{column}={table[column].iloc[0]}" for column in shared), rows
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,14 @@ class Provenance:
         if not runs:
             return words["none"]
         ends = _span(int(run.epochs[-1]) for run in runs)
-        trained_on = {points[1].replace(",", "") for run in runs if (points := re.search(r"([\d,]+) training points", run.provenance["scale"]))}
-        points = words["points"].format(_count(int(max(trained_on, key=int)), self.language)) if len(trained_on) == 1 else ""
+        counts = {int(found.replace(",", "")) for run in runs for found in re.findall(r"([\d,]+) training points", run.provenance["scale"])}
+        networks = f"{_count(len(runs), self.language)} {words['network' if len(runs) == 1 else 'networks']}"
+        points = words["points"].format(" / ".join(_count(count, self.language) for count in sorted(counts)))
         seeds = {run.spec.seed for run in runs}
         days = sorted(run.provenance["started"][:10] for run in runs)
         return " · ".join(
             [
-                f"{_count(len(runs), self.language)} {words['network' if len(runs) == 1 else 'networks']}, {words['epochs'].format(ends)}{points}",
+                f"{networks}, {words['epochs'].format(ends)}{points}",
                 words["seed" if len(seeds) == 1 else "seeds"].format(_span(seeds)),
                 _span(run.provenance["hardware"] for run in runs),
                 " – ".join(dict.fromkeys((days[0], days[-1]))),

@@ -52,7 +52,7 @@ def test_the_scale_is_said(evidence):
 
 def test_the_table_has_what_every_panel_shows(evidence):
     table = composite.shown(evidence)
-    assert {(panel, source) for panel, source in zip(table["panel"], table["source"])} == {(p, s) for p in range(1, 12) for s in ("ncbook", "report")}
+    assert {*zip(table["panel"], table["source"])} == {(panel, source) for panel in range(1, 12) for source in ("ncbook", "report")}
     ours = table[table["source"] == "ncbook"].groupby("panel")["mean"]
     for panel, metric in enumerate([*METRICS, "test_error", "nc1_trace_ratio_noisy", "nc2_gram_noisy"], 1):
         assert ours.get_group(panel).unique() == pytest.approx([METRICS[metric]])

@@ -121,14 +121,15 @@ def test_below_every_figure_stands_where_it_comes_from(chapter):
 
 
 def test_data_below_a_figure_are_those_of_the_stored_runs(toy, store):
-    links = [output.data["text/html"] for output in outputs(toy) if 'download="exp1-errors.csv"' in output.get("data", {}).get("text/html", "")]
-    data = pd.read_csv(io.StringIO(unquote(re.search(r"charset=utf-8,([^\"]*)", links[0])[1])))
+    texts = [output.get("data", {}).get("text/html", "") for output in outputs(toy)]
+    (line,) = [text for text in texts if 'download="exp1-errors.csv"' in text]
+    data = pd.read_csv(io.StringIO(unquote(re.search(r"charset=utf-8,([^\"]*)", line)[1])))
     ours = data[data["source"] == "ncbook"].set_index(["metric", "model", "optimizer", "width"])["mean"]
     assert len(ours) == 16 and set(data["source"]) == {"ncbook", "report"}
-    runs = [store.load(spec.key) for spec in toy_specs(TOY["seeds"])]
-    errors = [run.metrics["test_error"][-1] for run in runs if (run.spec.model.name, run.spec.optimizer.name, run.spec.model.width) == ("cnn1d", "sgd", 2)]
+    specs = [spec for spec in toy_specs(TOY["seeds"]) if (spec.model.name, spec.optimizer.name, spec.model.width) == ("cnn1d", "sgd", 2)]
+    errors = [store.load(spec.key).metrics["test_error"][-1] for spec in specs]
     assert ours["test_error", "cnn1d", "sgd", 2] == pytest.approx(np.mean(errors), rel=1e-6)
-    assert 'ncbook run exp1 -p widths "[2, 4]" -p epochs 2 -p seeds "[0, 1]"' in links[0]
+    assert 'ncbook run exp1 -p widths "[2, 4]" -p epochs 2 -p seeds "[0, 1]"' in line
 
 
 def test_glued_numbers_are_those_of_the_stored_runs(toy, store):

@@ -43,7 +43,8 @@ def test_the_line_says_scale_seeds_hardware_and_dates(runs):
     assert page.summary(runs) == "4 reti, 2 epoche su 4.000 punti · semi 0, 3 · a <CPU> · 2026-11-21 – 2026-11-23"
     text = page.line("errors", TABLE, runs[:1]).data
     assert "<summary>1 rete, 2 epoche su 4.000 punti · seme 0 · a &lt;CPU&gt; · 2026-11-21</summary>" in text
-    assert Provenance("exp1", runs, DEFAULTS, "en").summary(runs[:1]) == "1 network, 2 epochs on 4,000 points · seed 0 · a <CPU> · 2026-11-21"
+    english = Provenance("exp1", runs, DEFAULTS, "en").summary(runs[:1])
+    assert english == "1 network, 2 epochs on 4,000 points · seed 0 · a <CPU> · 2026-11-21"
 
 
 def test_every_run_is_named_with_what_only_it_has(runs):

@@ -3,6 +3,7 @@
 Its panels keep the report's order, row by row, but stand two abreast, so that they can be read on a telephone.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
@@ -40,6 +41,7 @@ _OVER_PARAMETERS = {
 }
 
 
+@functools.cache
 def cross_width(evidence: Evidence) -> np.ndarray:
     """Mean CKA over all pairs of seeds of the smallest network's layers with the largest one's, `[small, large]`."""
     epoch, widths = evidence.epoch, sorted({run.spec.model.width for run in evidence.runs})
@@ -47,6 +49,7 @@ def cross_width(evidence: Evidence) -> np.ndarray:
     return np.array([[cka_matrix([x[a] for x in small], [y[b] for y in large]).mean() for b in LAYERS] for a in LAYERS])
 
 
+@functools.cache
 def drift(evidence: Evidence) -> pd.DataFrame:
     """CKA with the first kept epoch of the networks kept at several epochs. Columns: metric (the layer), epoch, mean, low, high, n."""
     followed = [run for run in evidence.runs if len(run.states) > 1]
@@ -60,6 +63,7 @@ def drift(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@functools.cache
 def cross_seed(evidence: Evidence) -> dict[str, Estimate]:
     """CKA between seeds of the networks kept at several epochs, layer by layer."""
     seen = [evidence.seen(run, evidence.epoch) for run in evidence.runs if len(run.states) > 1]
@@ -103,7 +107,7 @@ def shown(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
     present = {name: those for name, those in evidence.items() if those.runs}
     if exp1 := present.get("exp1"):
         means, points = analysis.seed_means(exp1.last, list(_OVER_PARAMETERS.values())), analysis.report_points("exp1")
-        parts += [(panel, drawn(means, [Panel(title, {metric: ""})], points)) for panel, (title, metric) in enumerate(_OVER_PARAMETERS.items(), 1)]
+        parts += [(panel, drawn(means, [Panel("", {metric: ""})], points)) for panel, metric in enumerate(_OVER_PARAMETERS.values(), 1)]
     if exp2 := present.get("exp2"):
         means = analysis.seed_means(exp2.table, ["test_error"], by=["width", "epoch"])
         parts.append((6, drawn(means, [Panel("", {"test_error": ""})], analysis.report_points("exp2"), hue="width")))
