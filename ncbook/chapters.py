@@ -16,6 +16,14 @@ from typing import Any
 import yaml
 
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
+from ncbook.fn.experiments import (
+    fn_baseline_specs,
+    fn_calibration_specs,
+    fn_cifar_resnet20_specs,
+    fn_conditions_specs,
+    fn_grid_specs,
+    fn_intervention_specs,
+)
 from ncbook.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,10 +62,15 @@ class Parameter:
         return f"{self.name}: {self.type} = {self.default!r}"
 
 
-def _ledger_specs(claims: list[str]) -> list[RunSpec]:
-    from ncbook.claims import ledger_specs
+def _ledger_specs(document: str) -> Callable[[list[str]], list[RunSpec]]:
+    """The specs function of the page of verdicts on a document's claims."""
 
-    return ledger_specs(claims)
+    def specs(claims: list[str]) -> list[RunSpec]:
+        from ncbook.claims import ledger_specs
+
+        return ledger_specs(claims, document)
+
+    return specs
 
 
 def _experiments_specs(experiments: list[str]) -> list[RunSpec]:
@@ -75,7 +88,14 @@ CHAPTERS = {
         Chapter("exp4", "Similarity of representations", ROOT / "notebooks" / "exp4_cka.ipynb", exp4_specs),
         Chapter("layers", "Where the collapse sits, layer by layer", ROOT / "notebooks" / "layers.ipynb", exp1_specs),
         Chapter("composite", "The report's figure, drawn again", ROOT / "notebooks" / "figura_composita.ipynb", _experiments_specs),
-        Chapter("verdicts", "The claims and their verdicts", ROOT / "notebooks" / "verdetti.ipynb", _ledger_specs),
+        Chapter("verdicts", "The report's claims and their verdicts", ROOT / "notebooks" / "verdetti.ipynb", _ledger_specs("report")),
+        Chapter("fn_verdicts", "The fn* paper's claims and their verdicts", ROOT / "notebooks" / "fn_verdicts.ipynb", _ledger_specs("fn_star")),
+        Chapter("fn_baseline", "The baseline: one network, two losses", ROOT / "notebooks" / "fn_baseline.ipynb", fn_baseline_specs),
+        Chapter("fn_conditions", "Training conditions: rate or value?", ROOT / "notebooks" / "fn_conditions.ipynb", fn_conditions_specs),
+        Chapter("fn_intervention", "Scaled features: do they come back?", ROOT / "notebooks" / "fn_intervention.ipynb", fn_intervention_specs),
+        Chapter("fn_calibration", "Calibration: the settings that the paper leaves open", ROOT / "notebooks" / "fn_calibration.ipynb", fn_calibration_specs),
+        Chapter("fn_cifar_resnet20", "ResNet-20 on CIFAR-10", ROOT / "notebooks" / "fn_cifar_resnet20.ipynb", fn_cifar_resnet20_specs),
+        Chapter("fn_grid", "The grid: two architectures, two data sets", ROOT / "notebooks" / "fn_grid.ipynb", fn_grid_specs),
     )
 }
 

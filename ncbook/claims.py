@@ -9,12 +9,13 @@ import functools
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+import ncbook.fn.measures  # noqa: F401 (registers the measures of part two)
 from ncbook.analysis import Estimate
 from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs
 from ncbook.evidence import Evidence
@@ -24,6 +25,11 @@ from ncbook.store import Store
 
 LEDGER = ROOT / "book" / "claims.yml"
 LANGUAGES = ("it", "en")
+DOCUMENTS = {
+    "report": {"it": "Il report sui modelli 1D", "en": "The report on 1-D models"},
+    "fn_star": {"it": "L'articolo su fn*", "en": "The fn* paper"},
+}
+"""What makes the claims: name in the ledger -> language -> what it is called."""
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE, NOT_YET = VERDICTS = (
     "reproduced",
     "partly reproduced",
@@ -32,8 +38,12 @@ REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE, NOT_YET = VERDICTS = (
     "not yet at this scale",
 )
 HELD, FAILED, UNDECIDED = OUTCOMES = ("held", "failed", "undecided")
-SELECTABLE = ("model", "optimizer", "width", "feature_dim", "epochs", "seed")
-"""By what a claim can restrict the runs of its chapter."""
+SELECTABLE = ("data", "model", "optimizer", "width", "feature_dim", "epochs", "seed")
+"""By what a claim can restrict the runs of a chapter."""
+QUANTITIES = ("epochs", "seeds", "subset", "switch", "width")
+"""What a scale is measured in; called as the parameters of chapters are."""
+ALL = math.inf
+"""As a number of training images: all of them."""
 
 
 class ClaimError(ValueError):
@@ -73,7 +83,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Reads:
-    """The runs that a claim is judged by: those of a chapter's defaults, restricted to some values of `SELECTABLE`."""
+    """Runs that a claim is judged by: those of a chapter's defaults, restricted to some values of `SELECTABLE`."""
 
     chapter: str
     only: Mapping[str, list]
@@ -84,20 +94,30 @@ class Reads:
         return [spec for spec in (chapter_specs(chapter, given) if given else _defaults(chapter)) if self._chosen(spec)]
 
     def _chosen(self, spec: RunSpec) -> bool:
-        values = {"model": spec.model.name, "optimizer": spec.optimizer.name, "width": spec.model.width}
+        values = {"data": spec.data.name, "model": spec.model.name, "optimizer": spec.optimizer.name, "width": spec.model.width}
         values |= {"feature_dim": spec.model.feature_dim, "epochs": spec.epochs, "seed": spec.seed}
         return all(values[name] in allowed for name, allowed in self.only.items())
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The least at which a claim is judged: so many epochs, of so many seeds of every configuration."""
+    """The least at which a claim is judged: so many seeds of every configuration, trained for so many epochs, and what else is not None."""
 
     epochs: int
     seeds: int
-    epochs_parameter: str = "epochs"
-    """The parameter of the chapter that sets the epochs of these runs."""
-    seeds_parameter: str = "seeds"
+    subset: float | None = None
+    """Training images, or `ALL`."""
+    switch: int | None = None
+    """Epochs of cross-entropy before the loss changes."""
+    width: int | None = None
+    """Of the narrowest network."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Quantity -> the chapter's parameter that sets it for these runs, where that is not called the same."""
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """Quantity -> its least value, of those that matter here."""
+        return {name: getattr(self, name) for name in QUANTITIES if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -113,8 +133,8 @@ class Claim:
     """Why the criteria are what they are; for a claim that cannot be tested, why not."""
     checks: tuple[Check, ...]
     """None: not testable here."""
-    reads: Reads | None
-    """None: the checks need no runs, and no scale."""
+    reads: tuple[Reads, ...]
+    """Empty: the checks need no runs, and no scale."""
     scale: Scale | None
 
 
@@ -128,12 +148,20 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """The runs that there are for a claim: how many of those it reads are missing, and the least scale of the others."""
+    """The runs that there are for a claim: how many of those it reads are missing, and the least of each of `QUANTITIES` in the others."""
 
     missing: int
     total: int
     epochs: int
     seeds: int
+    subset: float = ALL
+    switch: float = math.inf
+    """Infinite where the loss never changes."""
+    width: float = math.inf
+
+    def short_of(self, scale: Scale) -> dict[str, float]:
+        """Quantity -> what the scale asks for, of those that fall short of it."""
+        return {name: least for name, least in scale.needs.items() if getattr(self, name) < least}
 
 
 @dataclass(frozen=True)
@@ -165,18 +193,26 @@ def judge(outcomes: Iterable[str]) -> str:
 
 def reaches(found: Found, scale: Scale) -> bool:
     """Whether the runs suffice for a verdict."""
-    return not found.missing and found.epochs >= scale.epochs and found.seeds >= scale.seeds
+    return not found.missing and not found.short_of(scale)
 
 
-def _found(specs: list[RunSpec], evidence: Evidence, scale: Scale) -> Found:
+def _found(total: int, evidence: Evidence, scale: Scale) -> Found:
     """A configuration's seeds are those trained long enough; where none is, those that there are."""
+    there = [run.spec for run in evidence.runs]
     groups: dict[tuple, list[RunSpec]] = {}
-    for run in evidence.runs:
-        groups.setdefault((run.spec.model, run.spec.optimizer, run.spec.data), []).append(run.spec)
+    for spec in there:
+        groups.setdefault((spec.model, spec.optimizer, spec.data, spec.batch_size, spec.switch, spec.intervention), []).append(spec)
     epochs = min((max(spec.epochs for spec in group) for group in groups.values()), default=0)
     least = min(epochs, scale.epochs)
-    seeds = min((len({spec.seed for spec in group if spec.epochs >= least}) for group in groups.values()), default=0)
-    return Found(len(specs) - len(evidence.runs), len(specs), epochs, seeds)
+    return Found(
+        missing=total - len(there),
+        total=total,
+        epochs=epochs,
+        seeds=min((len({spec.seed for spec in group if spec.epochs >= least}) for group in groups.values()), default=0),
+        subset=min((spec.data.subset or ALL for spec in there), default=ALL),
+        switch=min((spec.switch.epoch for spec in there if spec.switch), default=math.inf),
+        width=min((spec.model.width for spec in there), default=math.inf),
+    )
 
 
 def evaluate(claims: Iterable[Claim], store: Store | None = None, given: Mapping[str, Mapping[str, Any]] | None = None) -> list[Result]:
@@ -188,14 +224,14 @@ def evaluate(claims: Iterable[Claim], store: Store | None = None, given: Mapping
     shared: dict[frozenset[str], Evidence] = {}
     results = []
     for claim in claims:
-        specs = claim.reads.specs(given.get(claim.reads.chapter)) if claim.reads else []
-        present = {spec.key: spec for spec in specs if spec.key in store}
+        specs = {spec.key: spec for reads in claim.reads for spec in reads.specs(given.get(reads.chapter))}
+        present = [key for key in specs if key in store]
         if (keys := frozenset(present)) not in shared:
             shared[keys] = Evidence([store.load(key) for key in present])
         evidence = shared[keys]
         measurable = evidence.runs or not claim.reads
         cases = tuple(_cases(check, evidence) if measurable else () for check in claim.checks)
-        found = _found(specs, evidence, claim.scale) if claim.reads and claim.scale else None
+        found = _found(len(specs), evidence, claim.scale) if claim.scale else None
         if not claim.checks:
             verdict = NOT_TESTABLE
         elif found and claim.scale and not reaches(found, claim.scale):
@@ -211,17 +247,22 @@ def _cases(check: Check, evidence: Evidence) -> tuple[Case, ...]:
     return tuple(Case(name, value, check.criterion.outcome(value)) for name, value in values.items())
 
 
-def ledger_specs(claims: list[str]) -> list[RunSpec]:
-    """The runs that the claims with these ids read (an empty list: all claims). Raises `ClaimError` for an unknown id."""
-    read = [spec for claim in chosen(claims) if claim.reads for spec in claim.reads.specs()]
+def ledger_specs(ids: Iterable[str], document: str) -> list[RunSpec]:
+    """The runs that these claims of a document read (no id: all of its claims). Raises `ClaimError` for an unknown id."""
+    read = [spec for claim in chosen(ids, document) for reads in claim.reads for spec in reads.specs()]
     return list({spec.key: spec for spec in read}.values())
 
 
-def chosen(ids: Iterable[str], path: Path = LEDGER) -> list[Claim]:
-    """The claims with these ids, in the ledger's order; all if there are none. Raises `ClaimError` for an unknown id."""
-    claims, ids = load(path), list(ids)
+def chosen(ids: Iterable[str], document: str | None = None, path: Path = LEDGER) -> list[Claim]:
+    """The claims with these ids, in the ledger's order; all if there are none; with `document`, those of that one alone.
+
+    Raises `ClaimError` for an id that is not among them.
+    """
+    claims, ids = [claim for claim in load(path) if document in (None, claim.document)], list(ids)
     if unknown := sorted(set(ids) - {claim.id for claim in claims}):
-        raise ClaimError(f"There is no claim {unknown[0]!r}: the ledger has {claims[0].id} to {claims[-1].id}.")
+        place = f"in {DOCUMENTS[document]['en'].lower()}" if document else "in the ledger"
+        spans = [f"{of[0]} to {of[-1]}" for name in DOCUMENTS if (of := [claim.id for claim in claims if claim.document == name])]
+        raise ClaimError(f"There is no claim {unknown[0]!r} {place}: it has {' and '.join(spans)}.")
     return [claim for claim in claims if not ids or claim.id in ids]
 
 
@@ -258,17 +299,32 @@ def _claim(entry: Any) -> Claim:
     _fields(entry, where, ("id", "document", *texts), ("checks", "reads", "scale"))
     if ("reads" in entry) != ("scale" in entry):
         raise ClaimError(f"{where}: reads and scale go together; a claim that reads runs says at which scale it is judged.")
-    reads = scale = None
-    if "reads" in entry:
-        only = dict(_fields(entry["reads"], f"{where}, reads", ["chapter"], SELECTABLE))
-        if (chapter := only.pop("chapter")) not in CHAPTERS:
-            raise ClaimError(f"{where} reads chapter {chapter!r}, which does not exist: choose one of {', '.join(CHAPTERS)}.")
-        reads = Reads(chapter, only)
-        scale = Scale(**_fields(entry["scale"], f"{where}, scale", ("epochs", "seeds"), ("epochs_parameter", "seeds_parameter")))
+    if entry["document"] not in DOCUMENTS:
+        raise ClaimError(f"{where} is of document {entry['document']!r}, which does not exist: choose one of {', '.join(DOCUMENTS)}.")
+    given = entry.get("reads", [])
+    reads = tuple(_reads(one, where) for one in (given if isinstance(given, list) else [given]))
+    scale = _scale(entry["scale"], f"{where}, scale") if reads else None
     checks = tuple(_check(check, f"{where}, check {i}") for i, check in enumerate(entry.get("checks", []), 1))
     return Claim(
         entry["id"], entry["document"], **{name: _texts(entry[name], f"{where}, {name}") for name in texts}, checks=checks, reads=reads, scale=scale
     )
+
+
+def _reads(entry: Any, where: str) -> Reads:
+    only = dict(_fields(entry, f"{where}, reads", ["chapter"], SELECTABLE))
+    if (chapter := only.pop("chapter")) not in CHAPTERS:
+        raise ClaimError(f"{where} reads chapter {chapter!r}, which does not exist: choose one of {', '.join(CHAPTERS)}.")
+    return Reads(chapter, only)
+
+
+def _scale(entry: Any, where: str) -> Scale:
+    """`subset: 0` stands for all images, as in chapters; `width_parameter: resnet_width` for a quantity that is called otherwise there."""
+    named = {f"{name}_parameter": name for name in QUANTITIES}
+    _fields(entry, where, QUANTITIES[:2], [*QUANTITIES[2:], *named])
+    values = {name: value for name, value in entry.items() if name not in named}
+    if values.get("subset") == 0:
+        values["subset"] = ALL
+    return Scale(**values, parameters={name: entry[field] for field, name in named.items() if field in entry})
 
 
 def _check(entry: Any, where: str) -> Check:

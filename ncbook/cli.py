@@ -177,14 +177,17 @@ def claims(ids: tuple[str, ...], language: str) -> None:
     reason. Nothing is trained. The criteria are in book/claims.yml.
 
     \b
-    ncbook claims R01 R08
+    ncbook claims R01 F02
     """
     import shutil
 
-    from ncbook.claims import chosen, evaluate
+    from ncbook.claims import DOCUMENTS, chosen, evaluate
     from ncbook.verdicts import text_table
 
-    click.echo(text_table(evaluate(chosen(ids)), language, width=min(shutil.get_terminal_size((140, 24)).columns, 180)))
+    width, asked = min(shutil.get_terminal_size((140, 24)).columns, 180), chosen(ids)
+    for document, names in DOCUMENTS.items():
+        if of_document := [claim for claim in asked if claim.document == document]:
+            click.echo(f"{names[language]}\n{text_table(evaluate(of_document), language, width)}\n")
 
 
 @main.command()

@@ -183,6 +183,6 @@ def _judged(page: Page) -> dict[str, str]:
     """The verdicts on the claims that read this chapter's runs, were the page's parameters its defaults; nothing is trained."""
     from ncbook import claims
 
-    read_here = [claim for claim in claims.chosen([]) if claim.reads and claim.reads.chapter == page.chapter.name]
+    read_here = [claim for claim in claims.chosen([]) if page.chapter.name in {reads.chapter for reads in claim.reads}]
     results = claims.evaluate(read_here, given={page.chapter.name: page.parameters})
     return {result.claim.id: result.verdict for result in results}

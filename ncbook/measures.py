@@ -22,6 +22,7 @@ from ncbook.report import epochwise
 from ncbook.spec import DataSpec, ModelSpec
 
 Cases = dict[str, Estimate]
+"""Name of a case -> its value."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Measure:
 MEASURES: dict[str, Measure] = {}
 
 
-def _measure(low: float = -math.inf, high: float = math.inf) -> Callable[[Callable[..., Cases]], Callable[..., Cases]]:
+def measure(low: float = -math.inf, high: float = math.inf) -> Callable[[Callable[..., Cases]], Callable[..., Cases]]:
+    """Puts a function into `MEASURES`, with the bounds of its cases."""
+
     def register(function: Callable[..., Cases]) -> Callable[..., Cases]:
         MEASURES[function.__name__] = Measure(function, low, high)
         return function
@@ -67,7 +70,7 @@ def _peak(curve: pd.DataFrame) -> dict | None:
     return None if found.empty else found.iloc[0].to_dict()
 
 
-@_measure()
+@measure()
 def peak_rise(evidence: Evidence) -> Cases:
     """How far the interior peak of the test error stands over the minimum before it; exactly 0 where a curve has no interior peak."""
     cases = {}
@@ -77,7 +80,7 @@ def peak_rise(evidence: Evidence) -> Cases:
     return cases
 
 
-@_measure(low=0)
+@measure(low=0)
 def peak_position(evidence: Evidence, column: str) -> Cases:
     """Where single seeds have the interior peak of their test error, in `column` ("parameters" or "width"): geometric mean and interval."""
     cases = {}
@@ -88,7 +91,7 @@ def peak_position(evidence: Evidence, column: str) -> Cases:
     return cases
 
 
-@_measure()
+@measure()
 def widest_minus(evidence: Evidence, what: str) -> Cases:
     """The test error at the greatest width minus that at the interior peak ("peak") or at the minimum before it ("minimum")."""
     cases = {}
@@ -98,7 +101,7 @@ def widest_minus(evidence: Evidence, what: str) -> Cases:
     return cases
 
 
-@_measure()
+@measure()
 def sgd_minus_adam(evidence: Evidence, metrics: list[str], from_width: int) -> Cases:
     """Each metric under SGD minus the same under Adam, seed by seed, averaged over the widths from `from_width` on."""
     cases = {}
@@ -106,7 +109,7 @@ def sgd_minus_adam(evidence: Evidence, metrics: list[str], from_width: int) -> C
         wide = of_model[of_model["width"] >= from_width].pivot_table(index=["seed", "width"], columns="optimizer", values=metric)
         both = {"sgd", "adam"} <= set(wide.columns)
         differences = (wide["sgd"] - wide["adam"]).groupby("seed").mean() if both else []
-        cases[f"{name(model)} {_short(metric)}"] = estimate(differences)
+        cases[f"{name(model)} {short(metric)}"] = estimate(differences)
     return cases
 
 
@@ -123,20 +126,20 @@ _SHORT = {
 }
 
 
-def _short(metric: str) -> str:
+def short(metric: str) -> str:
     """A metric's column as a case calls it: `NC2 Gram noisy`."""
     stem, _, labels = metric.rpartition("_")
     return f"{_SHORT[stem]} {labels}" if stem in _SHORT else _SHORT[metric]
 
 
-@_measure(low=-1, high=1)
+@measure(low=-1, high=1)
 def correlation(evidence: Evidence, metrics: list[str], kind: str = "pearson", given: str | None = None) -> Cases:
     """Correlation of test error and metric over the widths, seed by seed; with `given`, of what a straight line in it leaves of both."""
     cases = {}
     for (case, curve), metric in itertools.product(_curves(evidence), metrics):
         columns = ["test_error", metric] + ([given] if given else [])
         values = [_correlation(one[columns].dropna(), kind, given) for _, one in curve.groupby("seed")]
-        cases[f"{case} {_short(metric)}"] = estimate(values)
+        cases[f"{case} {short(metric)}"] = estimate(values)
     return cases
 
 
@@ -151,24 +154,24 @@ def _correlation(one: pd.DataFrame, kind: str, given: str | None) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else math.nan
 
 
-@_measure()
+@measure()
 def at_error_peak_minus(evidence: Evidence, metrics: list[str], side: str) -> Cases:
     """Each metric where the test error peaks minus the same where the error has its minimum before ("before") or after it ("after")."""
     cases = {}
     for (case, curve), metric in itertools.product(_curves(evidence), metrics):
         peak, values = _peak(curve), _by_seed(curve, metric)
-        cases[f"{case} {_short(metric)}"] = estimate(values.loc[peak["width"]] - values.loc[peak[f"{side}_width"]] if peak else [])
+        cases[f"{case} {short(metric)}"] = estimate(values.loc[peak["width"]] - values.loc[peak[f"{side}_width"]] if peak else [])
     return cases
 
 
-@_measure(low=0)
+@measure(low=0)
 def at_width(evidence: Evidence, metrics: list[str], width: int) -> Cases:
     """Each metric at `width` after the last epoch."""
     there = [(case, curve[curve["width"] == width]) for case, curve in _curves(evidence)]
-    return {f"{case} {_short(metric)}": estimate(curve[metric]) for (case, curve), metric in itertools.product(there, metrics)}
+    return {f"{case} {short(metric)}": estimate(curve[metric]) for (case, curve), metric in itertools.product(there, metrics)}
 
 
-@_measure(low=0)
+@measure(low=0)
 def nc2_against_random(evidence: Evidence, width: int) -> Cases:
     """The report's NC2 at `width` on noisy labels, divided by its mean over random class means in as many dimensions."""
     cases = {}
@@ -179,7 +182,7 @@ def nc2_against_random(evidence: Evidence, width: int) -> Cases:
     return cases
 
 
-@_measure(low=0, high=1)
+@measure(low=0, high=1)
 def label_share(evidence: Evidence, share: str, draws: int = 20) -> Cases:
     """Over several draws of the noise: the share of training labels that become wrong ("changed"), or the share drawn anew that this implies."""
     drawn = [data.load(DataSpec(noise_seed=seed)) for seed in range(draws)]
@@ -196,7 +199,7 @@ def _histories(evidence: Evidence, width: int) -> dict[int, pd.DataFrame]:
     return {seed: history.set_index("epoch").sort_index() for seed, history in mine.groupby("seed")}
 
 
-@_measure()
+@measure()
 def fluctuation_difference(evidence: Evidence, critical: int, large: int, from_epoch: int) -> Cases:
     """How much more the test error of one width oscillates than that of another, in each window of epochs from `from_epoch` on.
 
@@ -214,7 +217,7 @@ def _reaches(accuracy: pd.Series, level: float) -> float:
     return float(reached[0]) if len(reached) else math.nan
 
 
-@_measure()
+@measure()
 def memorisation_delay(evidence: Evidence, width: int, level: float) -> Cases:
     """Decades between the epoch when a share `level` of the unflipped points is learnt and that when as much of the flipped ones is memorised."""
     delays = [
@@ -224,7 +227,7 @@ def memorisation_delay(evidence: Evidence, width: int, level: float) -> Cases:
     return {f"W = {width}": estimate(delays)}
 
 
-@_measure(low=-1, high=1)
+@measure(low=-1, high=1)
 def truth_before_noise(evidence: Evidence, width: int, level: float) -> Cases:
     """Once a share `level` of the unflipped points is learnt: share of flipped points given their true label minus share given the noisy one."""
     values = []
@@ -234,13 +237,13 @@ def truth_before_noise(evidence: Evidence, width: int, level: float) -> Cases:
     return {f"W = {width}": estimate(values)}
 
 
-@_measure(low=0, high=1)
+@measure(low=0, high=1)
 def error_from(evidence: Evidence, width: int, epoch: int) -> Cases:
     """Mean test error over the recorded epochs from `epoch` on."""
     return {f"W = {width}": estimate([h["test_error"].loc[epoch:].mean() for h in _histories(evidence, width).values()])}
 
 
-@_measure(low=0, high=1)
+@measure(low=0, high=1)
 def worst_rebound(evidence: Evidence, width: int) -> Cases:
     """How far the test error ever stands over the least value that it had before."""
     histories = _histories(evidence, width).values()
@@ -259,7 +262,7 @@ def _row(values: pd.DataFrame, dim: int) -> pd.Series:
     return values.loc[dim] if dim in values.index else pd.Series(dtype=float)
 
 
-@_measure(low=-1)
+@measure(low=-1)
 def nc2_over_floor(evidence: Evidence, metric: str, dims: list[int]) -> Cases:
     """How far the report's NC2 exceeds the least value that the dimension allows, as a share of that value."""
     values = _at_dims(evidence, metric)
@@ -267,23 +270,23 @@ def nc2_over_floor(evidence: Evidence, metric: str, dims: list[int]) -> Cases:
     return {f"d = {dim}": estimate(_row(values, dim) / floor - 1) for dim, floor in floors.items()}
 
 
-@_measure()
+@measure()
 def dimension_drop(evidence: Evidence, metrics: list[str], pairs: list[list[int]]) -> Cases:
     """How far each metric falls from one feature dimension to another."""
     cases = {}
     for metric, (low, high) in itertools.product(metrics, pairs):
         values = _at_dims(evidence, metric)
-        cases[f"d = {low} → {high}, {_short(metric)}"] = estimate((_row(values, low) - _row(values, high)).dropna())
+        cases[f"d = {low} → {high}, {short(metric)}"] = estimate((_row(values, low) - _row(values, high)).dropna())
     return cases
 
 
-@_measure(low=0)
+@measure(low=0)
 def at_dimension(evidence: Evidence, metrics: list[str], dims: list[int]) -> Cases:
     """Each metric at some feature dimensions after the last epoch."""
-    return {f"d = {dim}, {_short(m)}": estimate(_row(_at_dims(evidence, m), dim)) for m, dim in itertools.product(metrics, dims)}
+    return {f"d = {dim}, {short(m)}": estimate(_row(_at_dims(evidence, m), dim)) for m, dim in itertools.product(metrics, dims)}
 
 
-@_measure(low=0)
+@measure(low=0)
 def simplex_distance(evidence: Evidence, classes: int, dims: list[int]) -> Cases:
     """How near to a simplex ETF optimised unit vectors come in each dimension: ‖C − simplex‖_F, the best of several starts."""
     found = simplex.nearest_distances(classes, dims).groupby("feature_dim")["value"].min()
@@ -303,14 +306,14 @@ def _kind(debiased: bool) -> str:
     return "CKA debiased" if debiased else "CKA"
 
 
-@_measure(low=-1, high=1)
+@measure(low=-1, high=1)
 def similarity(evidence: Evidence, left: int, right: int, layers: list[str], debiased: list[bool]) -> Cases:
     """CKA between the networks of two widths, layer by layer, over all pairs of seeds; left = right: between seeds of one width."""
     chosen = itertools.product(layers, debiased)
     return {f"{layer} {_kind(d)}": representations.pair_estimate(_pairs(evidence, left, right, layer, d)) for layer, d in chosen}
 
 
-@_measure(low=-2, high=2)
+@measure(low=-2, high=2)
 def similarity_fall(evidence: Evidence, left: int, right: int, pairs: list[list[str]], debiased: list[bool]) -> Cases:
     """The CKA of one layer minus that of another, over the same pairs of networks as in `similarity`."""
     cases = {}
@@ -320,7 +323,7 @@ def similarity_fall(evidence: Evidence, left: int, right: int, pairs: list[list[
     return cases
 
 
-@_measure(low=0, high=1)
+@measure(low=0, high=1)
 def part_similarity(evidence: Evidence, left: int, right: int, layer: str, part: str, labels: list[str]) -> Cases:
     """CKA of the class "means", or of the "residuals" from them, between networks of two widths, over all pairs of seeds."""
     sides = [[evidence.seen(run, evidence.epoch)[layer] for run in evidence.of_width(width)] for width in (left, right)]
@@ -328,14 +331,14 @@ def part_similarity(evidence: Evidence, left: int, right: int, layer: str, part:
     return {f"{layer} {which}": parts.get(part, estimate([])) for which, parts in found.items()}
 
 
-@_measure()
+@measure()
 def width_difference(evidence: Evidence, metrics: list[str], of: int, minus: int) -> Cases:
     """Each metric at one width minus the same at another, seed by seed, after the last epoch."""
     found = analysis.paired_differences(evidence.last, metrics, column="width", of=of, minus=minus, by=CURVE)
-    return {_short(row.metric): Estimate(row.mean, row.low, row.high, row.n) for row in found.itertuples()}
+    return {short(row.metric): Estimate(row.mean, row.low, row.high, row.n) for row in found.itertuples()}
 
 
-@_measure(low=0, high=1)
+@measure(low=0, high=1)
 def drift(evidence: Evidence, width: int, layers: list[str], spans: list[list[int]]) -> Cases:
     """CKA of a network with itself between two epochs, layer by layer, over the seeds whose weights of both epochs are kept."""
     cases = {}
@@ -346,7 +349,7 @@ def drift(evidence: Evidence, width: int, layers: list[str], spans: list[list[in
     return cases
 
 
-@_measure(low=0)
+@measure(low=0)
 def pooled_difference(evidence: Evidence, width: int) -> Cases:
     """Relative distance of the pooled last block of an untrained ResNet1D from its features; the network's form alone decides it."""
     network = models.build(ModelSpec(name="resnet1d", width=width))
@@ -357,7 +360,7 @@ def pooled_difference(evidence: Evidence, width: int) -> Cases:
     return {"L2, L3": exact(float(difference.norm() / layers["features"].norm()))}
 
 
-@_measure(low=0, high=1)
+@measure(low=0, high=1)
 def rotated_similarity(evidence: Evidence, dim: int, spreads: list[float]) -> Cases:
     """CKA of a simplex of classes, its points spread around it, with the same rotated, scaled and shifted: the least of ten rotations."""
     labels = torch.arange(PROBE_POINTS) % 10
@@ -369,7 +372,7 @@ def rotated_similarity(evidence: Evidence, dim: int, spreads: list[float]) -> Ca
     return cases
 
 
-@_measure()
+@measure()
 def collapse_share(evidence: Evidence, layers: list[str], share: str, labels: list[str]) -> Cases:
     """Which part of a network's collapse the named layers add, by `representations.collapse_shares`, in networks that have one of them."""
     shares = evidence.collapse_shares

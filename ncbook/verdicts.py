@@ -11,7 +11,7 @@ from IPython.display import HTML, Markdown
 
 from ncbook import claims
 from ncbook.analysis import Estimate
-from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Range, Result
+from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Claim, Range, Result
 from ncbook.pages import number, numbered_table, with_interval
 
 WORDS = {
@@ -25,17 +25,27 @@ _PHRASES = {
         "none": "n.d.",
         "between": "fra {} e {}",
         "exact": "esatto",
-        "seeds": "semi: {}",
+        "rounded": "da valori arrotondati",
+        "basis": "semi: {}",
         "many": "{} casi, da {} ({}) a {} ({})",
         "no_runs": "nessuna rete",
         "no_scale": "non dipende da reti",
-        "scale": "{} epoche, semi: {}",
+        "scale_epochs": "{} epoche",
+        "scale_subset": "{} immagini",
+        "scale_switch": "cambio di costo all'epoca {}",
+        "scale_width": "larghezza {}",
+        "scale_seeds": "semi: {}",
+        "all": "tutte le",
         "missing": "reti mancanti: {} su {}",
-        "trains": "le addestra `ncbook sweep {}`",
+        "trains": "per addestrarle {}",
         "epochs": "le epoche sono {} e ne servono {}",
-        "seeds_needed": "i semi sono {} e ne servono {}",
+        "seeds": "i semi sono {} e ne servono {}",
+        "subset": "le immagini di addestramento sono {} e ne servono {}",
+        "all_images": "le immagini di addestramento sono {} e servono tutte",
+        "switch": "il costo cambia all'epoca {} e non alla {}",
+        "width": "la rete più stretta ha larghezza {} e non {}",
         "one_seed": "il seme è uno solo, dunque senza intervallo, e ne servono {}",
-        "command": "per averli `ncbook sweep {} {}`, poi gli stessi valori come predefiniti del capitolo",
+        "command": "per averli {}, poi gli stessi valori come predefiniti",
         "inside": "casi entro la soglia: {} su {}",
         "outside": "fuori: {}",
         "across": "a cavallo della soglia, o senza misura: {}",
@@ -54,17 +64,27 @@ _PHRASES = {
         "none": "n/a",
         "between": "between {} and {}",
         "exact": "exact",
-        "seeds": "seeds: {}",
+        "rounded": "from rounded values",
+        "basis": "seeds: {}",
         "many": "{} cases, from {} ({}) to {} ({})",
         "no_runs": "no network",
         "no_scale": "rests on no network",
-        "scale": "{} epochs, seeds: {}",
+        "scale_epochs": "{} epochs",
+        "scale_subset": "{} images",
+        "scale_switch": "switch at epoch {}",
+        "scale_width": "width {}",
+        "scale_seeds": "seeds: {}",
+        "all": "all",
         "missing": "networks missing: {} of {}",
-        "trains": "`ncbook sweep {}` trains them",
+        "trains": "to train them {}",
         "epochs": "there are {} epochs and {} are needed",
-        "seeds_needed": "there are {} seeds and {} are needed",
+        "seeds": "there are {} seeds and {} are needed",
+        "subset": "there are {} training images and {} are needed",
+        "all_images": "there are {} training images and all are needed",
+        "switch": "the loss changes at epoch {} and not at {}",
+        "width": "the narrowest network has width {} and not {}",
         "one_seed": "there is one seed, hence no interval, and {} are needed",
-        "command": "`ncbook sweep {} {}` gives them, then the same values as the chapter's defaults",
+        "command": "to have them {}, then the same values as defaults",
         "inside": "cases that meet the criterion: {} of {}",
         "outside": "outside: {}",
         "across": "across its border, or not measured: {}",
@@ -112,7 +132,7 @@ def value_text(value: Estimate, language: str) -> str:
         return _PHRASES[language]["none"]
     if 0 < abs(value.mean) < 1e-6:
         return "< 10⁻⁶"
-    shown = value if value.n else Estimate(value.mean, math.nan, math.nan, 0)
+    shown = value if value.n or value.low < value.high else Estimate(value.mean, math.nan, math.nan, 0)
     return _in(language, with_interval(shown, 0 if abs(value.mean) >= 100 else 3))
 
 
@@ -131,7 +151,10 @@ def _cases_text(cases: Sequence[Case], language: str) -> str:
     if not measured:
         return words["none"] if cases else words["no_runs"]
     counts = sorted({case.value.n for case in measured})
-    basis = words["exact"] if counts == [0] else words["seeds"].format("–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
+    if counts == [0]:
+        basis = words["rounded" if any(case.value.low < case.value.high for case in measured) else "exact"]
+    else:
+        basis = words["basis"].format("–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
     if len(cases) <= _MOST_CASES:
         return "; ".join(f"{case_name(case, language)}: {value_text(case.value, language)}" for case in cases) + f" ({basis})"
     ends = [part for case in (measured[0], measured[-1]) for part in (value_text(case.value, language), case_name(case, language))]
@@ -146,13 +169,20 @@ def measured_texts(result: Result, language: str) -> list[str]:
     ]
 
 
+def _count(value: float, language: str) -> str:
+    """A quantity of a scale; all images, if so many."""
+    return _PHRASES[language]["all"] if value == claims.ALL else _in(language, number(value, 0))
+
+
 def scale_text(result: Result, language: str) -> str:
     """The scale of the runs that the claim was measured on."""
-    if not result.found:
-        return _PHRASES[language]["no_scale"]
-    if not result.found.epochs:
-        return _PHRASES[language]["no_runs"]
-    return _PHRASES[language]["scale"].format(_in(language, number(result.found.epochs, 0)), result.found.seeds)
+    words, found, scale = _PHRASES[language], result.found, result.claim.scale
+    if not found or not scale:
+        return words["no_scale"]
+    if not found.epochs:
+        return words["no_runs"]
+    shown = sorted(scale.needs, key=("epochs", "subset", "switch", "width", "seeds").index)
+    return ", ".join(words[f"scale_{name}"].format(_count(getattr(found, name), language)) for name in shown)
 
 
 def reason_text(result: Result, language: str, *, command: bool = True) -> str:
@@ -176,19 +206,23 @@ def reason_text(result: Result, language: str, *, command: bool = True) -> str:
 def _shortfall(result: Result, language: str, command: bool) -> list[str]:
     """What the runs lack, and the command that makes it."""
     words, claim, found = _PHRASES[language], result.claim, result.found
-    assert claim.scale and claim.reads and found
+    assert claim.scale and found
     if found.missing:
         missing = words["missing"].format(found.missing, found.total)
-        return [missing, words["trains"].format(claim.reads.chapter)] if command else [missing]
+        return [missing, words["trains"].format(_sweeps(claim, []))] if command else [missing]
     parts, arguments = [], []
-    if found.epochs < claim.scale.epochs:
-        parts.append(words["epochs"].format(*(_in(language, number(epochs, 0)) for epochs in (found.epochs, claim.scale.epochs))))
-        arguments.append(f"-p {claim.scale.epochs_parameter} {claim.scale.epochs}")
-    if found.seeds < claim.scale.seeds:
-        lone = found.seeds == 1
-        parts.append(words["one_seed"].format(claim.scale.seeds) if lone else words["seeds_needed"].format(found.seeds, claim.scale.seeds))
-        arguments.append(f'-p {claim.scale.seeds_parameter} "{list(range(claim.scale.seeds))}"')
-    return [*parts, words["command"].format(claim.reads.chapter, " ".join(arguments))] if command else parts
+    for name, least in found.short_of(claim.scale).items():
+        has, needed = (_count(value, language) for value in (getattr(found, name), least))
+        phrase = "all_images" if least == claims.ALL else "one_seed" if name == "seeds" and found.seeds == 1 else name
+        parts.append(words[phrase].format(*([needed] if phrase == "one_seed" else [has, needed])))
+        value = f'"{list(range(int(least)))}"' if name == "seeds" else 0 if least == claims.ALL else int(least)
+        arguments.append(f"-p {claim.scale.parameters.get(name, name)} {value}")
+    return [*parts, words["command"].format(_sweeps(claim, arguments))] if command else parts
+
+
+def _sweeps(claim: Claim, arguments: Sequence[str]) -> str:
+    chapters = dict.fromkeys(reads.chapter for reads in claim.reads)
+    return ", ".join(f"`{' '.join(['ncbook sweep', chapter, *arguments])}`" for chapter in chapters)
 
 
 def _which(result: Result, outcome: str, language: str) -> str:
@@ -255,12 +289,12 @@ def _code(text: str) -> str:
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
-def tally_table(results: Sequence[Result], language: str) -> Markdown:
-    """How many claims have each verdict, and which."""
+def tally_table(results: Sequence[Result], language: str, label: str = "verdicts-tally") -> Markdown:
+    """How many claims have each verdict, and which, as a table that is referred to by `label`."""
     words = _PHRASES[language]
     ids = {verdict: [result.claim.id for result in results if result.verdict == verdict] for verdict in VERDICTS}
     rows = [[WORDS[language][verdict], str(len(those)), ", ".join(those) or "–"] for verdict, those in ids.items()]
-    return numbered_table("verdicts-tally", words["tally"], [words["verdict"], words["count"], words["ids"]], rows)
+    return numbered_table(label, words["tally"], [words["verdict"], words["count"], words["ids"]], rows)
 
 
 def page_texts(results: Sequence[Result], language: str) -> dict[str, str]:

@@ -31,10 +31,11 @@ from ncbook.claims import (
 from ncbook.cli import main
 from ncbook.evidence import Evidence
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
+from ncbook.fn.experiments import BASELINE
 from ncbook.measures import MEASURES, exact
 from ncbook.metrics import gram_floor
 from ncbook.report import facts
-from ncbook.spec import RunSpec
+from ncbook.spec import RunSpec, SwitchSpec
 from ncbook.store import PROVENANCE, Run, Store
 
 BOOK = claims.LEDGER.parent
@@ -77,8 +78,9 @@ def curve(errors: dict[int, float], seeds=(0, 1, 2), **others) -> Evidence:
 # The ledger
 
 
-def test_the_ledger_has_every_claim_of_the_report_once_and_in_order():
-    assert [claim.id for claim in LEDGER if claim.document == "report"] == [f"R{number:02d}" for number in range(1, 26)]
+@pytest.mark.parametrize(("document", "letter", "count"), [("report", "R", 25), ("fn_star", "F", 21)])
+def test_the_ledger_has_every_claim_of_a_document_once_and_in_order(document, letter, count):
+    assert [claim.id for claim in claims.chosen([], document)] == [f"{letter}{number:02d}" for number in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: claim.id)
@@ -107,7 +109,8 @@ def test_every_check_can_hold_and_can_fail_and_changes_the_verdict(claim, i):
         ({"verdict": "reproduced"}, "X01 has an unknown field 'verdict': the fields are id, document, place, statement, reported, why, checks"),
         ({"statement": {"it": "sale"}}, "X01, statement lacks en."),
         ({"why": None}, "X01 lacks why."),
-        ({"scale": None}, "X01, scale: None is not a mapping with the fields epochs, seeds, epochs_parameter, seeds_parameter."),
+        ({"scale": None}, "X01, scale: None is not a mapping with the fields epochs, seeds, subset, switch, width, epochs_parameter, "),
+        ({"document": "essay"}, "X01 is of document 'essay', which does not exist: choose one of report, fn_star."),
         ({"reads": {"chapter": "exp9"}}, "X01 reads chapter 'exp9', which does not exist"),
         ({"reads": {"chapter": "exp1", "depth": [2]}}, "X01, reads has an unknown field 'depth'"),
         ({"measure": "guess"}, "X01, check 1: there is no measure 'guess'; the measures are "),
@@ -135,8 +138,10 @@ def test_a_doubled_claim_and_an_unknown_one_are_refused(tmp_path):
     path.write_text(yaml.safe_dump([CLAIM, CLAIM]), encoding="utf-8")
     with pytest.raises(ClaimError, match=r"^X01 stands twice in claims\.yml"):
         claims.load(path)
-    with pytest.raises(ClaimError, match=r"^There is no claim 'R99': the ledger has R01 to "):
+    with pytest.raises(ClaimError, match=r"^There is no claim 'R99' in the ledger: it has R01 to R25"):
         claims.chosen(["R01", "R99"])
+    with pytest.raises(ClaimError, match=r"^There is no claim 'F01' in the report on 1-d models: it has R01 to R25\.$"):
+        claims.chosen(["F01"], "report")
 
 
 # Verdicts
@@ -221,14 +226,14 @@ def test_what_the_scale_lacks_is_the_reason(judged):
     one = judged(PEAKED, seeds=[0])
     assert one.verdict == NOT_YET and one.cases[0][0].value.mean == pytest.approx(0.1)
     assert verdicts.reason_text(one, "en") == (
-        'There is one seed, hence no interval, and 2 are needed; `ncbook sweep exp1 -p seeds "[0, 1]"` gives them, '
-        "then the same values as the chapter's defaults."
+        'There is one seed, hence no interval, and 2 are needed; to have them `ncbook sweep exp1 -p seeds "[0, 1]"`, '
+        "then the same values as defaults."
     )
     short = judged(PEAKED, scale={"epochs": 3000, "seeds": 2})
     assert short.verdict == NOT_YET and "le epoche sono 2 e ne servono 3.000" in verdicts.reason_text(short, "it").lower()
     partial = judged(PEAKED, without=2)
     assert partial.verdict == NOT_YET
-    assert verdicts.reason_text(partial, "it") == "Reti mancanti: 2 su 12; le addestra `ncbook sweep exp1`."
+    assert verdicts.reason_text(partial, "it") == "Reti mancanti: 2 su 12; per addestrarle `ncbook sweep exp1`."
     nothing = judged(PEAKED, without=12)
     assert nothing.cases == ((),) and nothing.verdict == NOT_YET
 
@@ -322,7 +327,8 @@ def test_the_command_prints_every_claim_with_verdict_and_reason(language, monkey
     monkeypatch.setattr(claims.Reads, "specs", lambda self, given=None: [])
     result = CliRunner().invoke(main, ["claims", "--language", language])
     assert result.exit_code == 0, result.output
-    assert re.findall(r"^\W*(R\d\d)\b", result.output, re.MULTILINE) == [claim.id for claim in LEDGER]
+    assert re.findall(r"^\W*([RF]\d\d)\b", result.output, re.MULTILINE) == [claim.id for claim in LEDGER]
+    assert all(names[language] in result.output for names in claims.DOCUMENTS.values())
     assert result.output.count("→ ") >= len(LEDGER) and verdicts.WORDS[language][REPRODUCED] in result.output
     assert main.commands["claims"].help and CliRunner().invoke(main, ["claims", "R99"]).exit_code == 2
 
@@ -338,7 +344,7 @@ def test_the_table_has_a_row_for_each_claim_and_the_page_a_text_for_each():
     assert set(verdicts.WORDS["it"]) == set(VERDICTS)
 
 
-PROSE = [BOOK / f"{page}.md" for page in ("sommario", "introduzione", "metodologia", "conclusioni")]
+PROSE = [BOOK / f"{page}.md" for page in ("sommario", "introduzione", "metodologia", "conclusioni")] + sorted(BOOK.glob("fn_*.md"))
 PROSE += sorted((BOOK.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -347,18 +353,27 @@ def test_no_page_names_a_verdict_by_itself(path: Path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
-    named = re.findall(r"\b(?:non |in parte )?(?:riprodott[aeio]|verificabil[ei])\b|\bnon ancora a questa scala\b", text, re.IGNORECASE)
+    italian = r"\b(?:non |in parte )?(?:riprodott[aeio]|verificabil[ei])\b|\bnon ancora a questa scala\b"
+    named = re.findall(rf"{italian}|\b(?:not |partly )?reproduced\b|\bnot testable\b|\bnot yet at this scale\b", text, re.IGNORECASE)
     assert named == []
 
 
-def test_summary_and_conclusions_take_only_what_the_page_of_verdicts_gives():
-    texts = set(verdicts.page_texts(claims.evaluate([]), "it")) | set(facts.texts())
-    for claim in LEDGER:
-        texts |= {f"{kind}_{claim.id}" for kind in ("verdict", "word", "measured", "reason")}
-    conclusions = (BOOK / "conclusioni.md").read_text(encoding="utf-8")
-    for text in (conclusions, (BOOK / "sommario.md").read_text(encoding="utf-8")):
-        assert set(re.findall(r"verdetti\.ipynb::(\w+):s", text)) <= texts
-    assert set(re.findall(r"\{verdetto\}`(\w+)`", conclusions)) == {claim.id for claim in LEDGER}
+@pytest.mark.parametrize(
+    ("document", "page", "role", "pages"),
+    [
+        ("report", "verdetti", "verdetto", ["sommario", "conclusioni"]),
+        ("fn_star", "fn_verdicts", "verdict", ["fn_introduction", "fn_methods", "fn_conclusions"]),
+    ],
+)
+def test_prose_takes_only_what_the_page_of_verdicts_gives_and_concludes_on_every_claim(document, page, role, pages):
+    ids = {claim.id for claim in claims.chosen([], document)}
+    texts = set(verdicts.page_texts(claims.evaluate([]), "it")) | (set(facts.texts()) if document == "report" else set())
+    texts |= {f"{kind}_{id}" for id in ids for kind in ("verdict", "word", "measured", "reason")}
+    sources = [(BOOK / f"{name}.md").read_text(encoding="utf-8") for name in pages]
+    for text in sources:
+        assert set(re.findall(rf"{page}\.ipynb::(\w+):s", text)) <= texts
+        assert set(re.findall(rf"\{{{role}\}}`(\w+)`", text)) <= ids
+    assert set(re.findall(rf"\{{{role}\}}`(\w+)`", sources[-1])) == ids
 
 
 def test_what_the_report_s_own_numbers_show():
@@ -383,5 +398,28 @@ def test_the_seeds_that_count_are_those_trained_long_enough(tmp_path, monkeypatc
     for epochs, seeds in ((2, 3), (5, 1)):
         claim = claims._claim({**CLAIM, "scale": {"epochs": epochs, "seeds": 3}})
         found = claims.evaluate([claim], store)[0].found
-        assert found == Found(missing=0, total=3, epochs=5, seeds=seeds)
+        assert found == Found(missing=0, total=3, epochs=5, seeds=seeds, width=6)
         assert dataclasses.astuple(found)[0] == 0
+
+
+def test_runs_on_fewer_images_with_an_earlier_switch_or_narrower_bear_no_verdict(tmp_path):
+    spec = dataclasses.replace(BASELINE, epochs=90, data=dataclasses.replace(BASELINE.data, subset=300), switch=SwitchSpec(epoch=10))
+    found = claims._found(1, Evidence([fake(spec)]), Scale(90, 1))
+    assert found == Found(missing=0, total=1, epochs=90, seeds=1, subset=300, switch=10, width=256)
+    for name, least, enough in [("subset", claims.ALL, 300), ("switch", 11, 10), ("width", 257, 256)]:
+        assert claims.reaches(found, Scale(90, 1, **{name: enough})) and not claims.reaches(found, Scale(90, 1, **{name: least}))
+    everything = claims._found(1, Evidence([fake(dataclasses.replace(spec, data=BASELINE.data))]), Scale(90, 1))
+    assert claims.reaches(everything, Scale(90, 1, subset=claims.ALL))
+
+
+def test_every_quantity_that_falls_short_stands_in_the_reason_and_in_the_commands():
+    scale = {"epochs": 90, "seeds": 3, "subset": 0, "switch": 200, "width": 16, "width_parameter": "resnet_width"}
+    claim = claims._claim({**CLAIM, "reads": [{"chapter": "exp1"}, {"chapter": "exp2"}], "scale": scale})
+    result = claims.Result(claim, (), Found(missing=0, total=2, epochs=80, seeds=2, subset=12000, switch=50, width=8), NOT_YET)
+    arguments = '-p epochs 90 -p seeds "[0, 1, 2]" -p subset 0 -p switch 200 -p resnet_width 16'
+    assert verdicts.reason_text(result, "en") == (
+        "There are 80 epochs and 90 are needed; there are 2 seeds and 3 are needed; there are 12,000 training images and all are needed; "
+        "the loss changes at epoch 50 and not at 200; the narrowest network has width 8 and not 16; "
+        f"to have them `ncbook sweep exp1 {arguments}`, `ncbook sweep exp2 {arguments}`, then the same values as defaults."
+    )
+    assert verdicts.scale_text(result, "en") == "80 epochs, 12,000 images, switch at epoch 50, width 8, seeds: 2"

@@ -1,0 +1,332 @@
+"""What the claims of the fn* paper are measured by; in form as `ncbook.measures`, in whose registry these functions stand.
+
+Runs under an intervention count only in `intervention_shift`. T_NC is the first crossing of NC1 below `THRESHOLD` unless said, fn* the
+feature norm there, and times are counted from the switch. A run that never crossed has no fn*; where times are compared it counts with the
+time for which it was observed. All runs of a chapter being observed for equally long, that understates a difference and keeps its sign.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ncbook.analysis import Estimate, estimate
+from ncbook.evidence import Evidence
+from ncbook.fn import predictor
+from ncbook.fn.experiments import THRESHOLD
+from ncbook.fn.onset import COLLAPSE, Trajectory, classify, onsets, trajectories
+from ncbook.fn.pages import name, power
+from ncbook.fn.statistics import (
+    coefficient_of_variation,
+    difference,
+    interaction,
+    intervention_effects,
+    relative_effect,
+    shape_over,
+    spread_over_conditions,
+)
+from ncbook.measures import Cases, exact, measure, short
+
+ARCHITECTURE = ("data", "subset", "model", "depth", "width", "activation")
+"""What makes a (model, data set) pair."""
+CONDITIONS = ("weight_decay", "lr", "batch_size", "optimizer", "momentum")
+"""What training can vary within a pair."""
+_NOTHING = estimate([])
+
+
+def _standard(evidence: Evidence) -> pd.DataFrame:
+    return evidence.table[evidence.table["factor"].isna()]
+
+
+def _onsets(evidence: Evidence, threshold: float = THRESHOLD) -> pd.DataFrame:
+    """`onset.onsets` of the runs without an intervention, since_switch as said above, and final_norm, that of the last record."""
+    found = onsets(_standard(evidence), threshold)
+    observed = (found["last_epoch"] - found["switch"].astype(float)).where(found["censored"] & ~found["diverged"])
+    final = [path.norm[-1] if len(path.norm) else math.nan for _, path in trajectories(_standard(evidence))]
+    return found.assign(since_switch=found["since_switch"].fillna(observed), final_norm=final)
+
+
+def _level(column: str, value: Any) -> str:
+    if column == "weight_decay":
+        return f"λ = {power(value)}"
+    return name(value) if isinstance(value, str) else f"{column} {value}"
+
+
+def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    for column, value in where.items():
+        table = table[(table[column] == value).fillna(False).astype(bool)]
+    return table
+
+
+# At the onset
+
+
+@measure()
+def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None) -> Cases:
+    """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns."""
+    where = where or {}
+    label = ", ".join(_level(column, level) for column, level in where.items())
+    return {label or "all runs": estimate(_where(_onsets(evidence), where)[value])}
+
+
+@measure(low=-1)
+def relative(
+    evidence: Evidence,
+    value: str,
+    column: str,
+    pairs: Sequence[Sequence[Any]],
+    thresholds: Sequence[float] = (THRESHOLD,),
+    base_threshold: float | None = None,
+) -> Cases:
+    """`value` at the first level of `column` in each pair over that at the second, less 1.
+
+    base_threshold: that of the second level's T_NC; None: the same as the first's.
+    """
+    cases = {}
+    for threshold, (level, base) in itertools.product(thresholds, pairs):
+        label = f"{_level(column, level)} v {_level(column, base)}"
+        if len(thresholds) > 1 or base_threshold:
+            label += f", NC1 < {threshold:g}" + (f" v {base_threshold:g}" if base_threshold else "")
+        left, right = (_where(_onsets(evidence, at), {column: one}) for at, one in ((threshold, level), (base_threshold or threshold, base)))
+        cases[label] = _NOTHING if left["censored"].all() and right["censored"].all() else relative_effect(left[value], right[value])
+    return cases
+
+
+@measure()
+def relative_size(evidence: Evidence, value: str, column: str, pairs: Sequence[Sequence[Any]]) -> Cases:
+    """As `relative`, but how large the effect is, whichever sign it has: of a negative one the opposite."""
+    found = relative(evidence, value, column, pairs)
+    return {case: Estimate(-one.mean, -one.high, -one.low, one.n) if one.mean < 0 else one for case, one in found.items()}
+
+
+@measure(low=0)
+def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Cases:
+    """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set, or of other groups."""
+    cases, table = {}, _onsets(evidence)
+    varied = [column for column in by if column in ("data", "model") or table[column].nunique() > 1]
+    for group, runs in table.groupby(list(by), dropna=False):
+        levels = [(column, level) for column, level in zip(by, group) if column in varied and not pd.isna(level)]
+        cases[", ".join(_level(*one) for one in levels)] = coefficient_of_variation(runs["fn_star"])
+    return cases
+
+
+@measure(low=0)
+def condition_spread(evidence: Evidence, what: str) -> Cases:
+    """How far conditions move fn*, as standard deviation of its log ("norm"), or that variance over the one of the time ("ratio").
+
+    Over the conditions under Adam, and over those under every optimiser.
+    """
+    runs = _onsets(evidence)
+    cases = {"Adam": runs[runs["optimizer"] == "adam"], "all optimisers": runs}
+    several = {case: part[~part["censored"]].groupby(list(CONDITIONS)).ngroups > 1 for case, part in cases.items()}
+    return {case: getattr(spread_over_conditions(part, CONDITIONS), what) if several[case] else _NOTHING for case, part in cases.items()}
+
+
+@measure()
+def grid_interaction(evidence: Evidence, scale: str) -> Cases:
+    """Difference of the differences of fn* over the grid from MLP and MNIST, on the "linear" or the "log" scale."""
+    runs = _onsets(evidence)
+    base = {"model": "mlp", "data": "mnist"}
+    complete = all(runs[factor].nunique() == 2 and level in set(runs[factor]) for factor, level in base.items())
+    if not complete:
+        return {scale: _NOTHING}
+    found = interaction(runs, base).set_index("scale").loc[scale]
+    return {scale: Estimate(*found[list(Estimate._fields[:3])].astype(float), int(found["n"]))}
+
+
+@measure(low=0)
+def turns(evidence: Evidence, column: str, thresholds: Sequence[float]) -> Cases:
+    """Over the sorted levels of `column`, pairs between which T_NC rises, and pairs between which it falls, beyond simultaneous intervals.
+
+    No value where there is neither.
+    """
+    cases = {}
+    for threshold in thresholds:
+        runs = _onsets(evidence, threshold)
+        levels = runs.dropna(subset="since_switch")[column].nunique()
+        curve = shape_over(runs, column) if levels > 1 else None
+        for what in ("rises", "falls"):
+            decided = curve and (curve.rises or curve.falls)
+            seeds = int(runs.groupby(column).size().min()) if decided else 0
+            count = float(len(getattr(curve, what))) if decided else math.nan
+            cases[f"{what}, NC1 < {threshold:g}"] = Estimate(count, count, count, seeds)
+    return cases
+
+
+@measure(low=0, high=1)
+def collapsed(evidence: Evidence, column: str, levels: Sequence[Any]) -> Cases:
+    """The share of runs at each level that fit their training labels and collapse."""
+    runs = _onsets(evidence)
+    hits = (classify(runs) == COLLAPSE).astype(float)
+    return {_level(column, level): estimate(hits[_where(runs, {column: level}).index]) for level in levels}
+
+
+@measure(low=0)
+def onset_range(evidence: Evidence, column: str) -> Cases:
+    """T_NC at the slowest less T_NC at the quickest of those levels of `column` at which every run crosses, in epochs."""
+    crossing = {level: runs["T_NC"] for level, runs in _onsets(evidence).groupby(column) if not runs["censored"].any()}
+    if len(crossing) < 2:
+        return {"slowest − quickest": _NOTHING}
+    ordered = sorted(crossing, key=lambda level: crossing[level].mean())
+    label = f"{_level(column, ordered[-1])} − {_level(column, ordered[0])}"
+    return {label: difference(crossing[ordered[-1]], crossing[ordered[0]])}
+
+
+@measure()
+def intervention_shift(evidence: Evidence, margin: float) -> Cases:
+    """fn* of the scaled runs minus that of the untouched ones, as a share of the latter; runs that had collapsed before do not count."""
+    runs = onsets(evidence.table, THRESHOLD)
+    untouched = runs[runs["factor"].isna()]["fn_star"].mean()
+    if math.isnan(untouched):
+        return {"all": _NOTHING}
+    cases = {}
+    for row in intervention_effects(runs, margin).to_dict("records"):
+        values = [row[f"difference_{field}"] for field in Estimate._fields]
+        cases[f"{row['target']} × {row['factor']:g} at epoch {row['factor_epoch']}"] = Estimate(*(v / untouched for v in values[:3]), values[3])
+    return cases
+
+
+# Before the onset
+
+
+def _predictions(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    """Of the runs that have sources, by what these may not share with the run."""
+    table = _standard(evidence)
+    cases = {"from other runs": ("key",), "from other conditions": CONDITIONS}
+    if table["key"].nunique() < 2:
+        return {}
+    made = {case: predictor.predictions(table, THRESHOLD, leave_out=left_out, within=ARCHITECTURE) for case, left_out in cases.items()}
+    return {case: found[found["sources"] > 0] for case, found in made.items()}
+
+
+@measure(low=0, high=1)
+def crossing_first(evidence: Evidence) -> Cases:
+    """Of the runs that collapse, the share in which the norm crosses fn* before; fn* from other runs, interval after Clopper and Pearson."""
+    cases = {}
+    for case, found in _predictions(evidence).items():
+        ahead = found[(found["predictor"] == predictor.FEATURE_NORM) & ~found["censored"]]["lead"] > 0
+        if len(ahead):
+            interval = stats.binomtest(int(ahead.sum()), len(ahead)).proportion_ci()
+            cases[case] = Estimate(float(ahead.mean()), interval.low, interval.high, len(ahead))
+    return cases or {"from other runs": _NOTHING}
+
+
+@measure()
+def crossing_lead(evidence: Evidence) -> Cases:
+    """Mean time from the norm's crossing of fn*, taken from other runs, to the collapse, over the runs that have both."""
+    cases = {case: found[found["predictor"] == predictor.FEATURE_NORM]["lead"] for case, found in _predictions(evidence).items()}
+    return {case: estimate(leads) for case, leads in cases.items()} or {"from other runs": _NOTHING}
+
+
+@measure(low=0)
+def prediction_miss(evidence: Evidence) -> Cases:
+    """Mean absolute error of the T_NC predicted by the norm, as a share of the time from the switch to T_NC."""
+    cases = {}
+    for case, found in _predictions(evidence).items():
+        own = found[(found["predictor"] == predictor.FEATURE_NORM) & ~found["censored"]]
+        cases[case] = estimate(own["error"].abs() / own["since_switch"])
+    return cases or {"from other runs": _NOTHING}
+
+
+@measure()
+def baseline_excess(evidence: Evidence) -> Cases:
+    """How much larger the error of each baseline is than that of the norm, in epochs, over the runs that all of them speak about."""
+    words = {predictor.MEAN_ONSET: "mean T_NC", predictor.EXTRAPOLATED: "extrapolated NC1"}
+    cases = {}
+    for case, found in _predictions(evidence).items():
+        rows = predictor.errors(found).set_index("predictor") if len(found) else None
+        for baseline, word in words.items():
+            values = [rows.loc[baseline, f"worse_{field}"] for field in Estimate._fields] if rows is not None else _NOTHING
+            cases[f"{word}, {case}"] = Estimate(*values)
+    return cases or {"from other runs": _NOTHING}
+
+
+# Along the run
+
+
+def _paths(evidence: Evidence, column: str | None) -> dict[str, list[tuple[dict[str, Any], Trajectory]]]:
+    """Of the runs with records after the switch, by level of `column`."""
+    paths: dict[str, list] = {}
+    for labels, path in trajectories(_standard(evidence).sort_values(column or "key", kind="stable")):
+        if len(path.epochs):
+            paths.setdefault(_level(column, labels[column]) if column else "all runs", []).append((labels, path))
+    return paths
+
+
+@measure(low=-1)
+def norm_change(evidence: Evidence, column: str, since: int) -> Cases:
+    """Relative change of the norm until the run's last record, since `since` epochs after the switch; if negative, before that record."""
+
+    def change(path: Trajectory) -> float:
+        moment = path.start + since if since > 0 else path.epochs[-1] + since
+        return path.norm[-1] / float(np.exp(np.interp(moment, path.epochs, np.log(path.norm)))) - 1
+
+    return {level: estimate([change(path) for _, path in those]) for level, those in _paths(evidence, column).items()}
+
+
+@measure(low=-1)
+def change_to_onset(evidence: Evidence, metrics: Sequence[str], after: int) -> Cases:
+    """Relative change of each metric from `after` epochs after the switch to T_NC, interpolated between records."""
+    histories = {key: run.sort_values("epoch") for key, run in _standard(evidence).groupby("key")}
+    runs = _onsets(evidence).dropna(subset="T_NC")
+    cases = {}
+    for metric in metrics:
+        values = []
+        for run in runs.to_dict("records"):
+            history = histories[run["key"]].dropna(subset=metric)
+            moments = (run["switch"] + after, run["T_NC"])
+            start, end = np.interp(moments, history["epoch"].astype(float), history[metric].astype(float))
+            values.append(end / start - 1 if moments[0] < moments[1] and start > 0 else math.nan)
+        cases[short(metric)] = estimate(values)
+    return cases
+
+
+@measure(low=0)
+def first_fit(evidence: Evidence, error: float) -> Cases:
+    """The first recorded epoch at which the training error is at most `error`."""
+    fitting = _standard(evidence)[lambda table: table["train_error"] <= error]
+    return {"all runs": estimate(fitting.groupby("key")["epoch"].min())}
+
+
+@measure(low=0)
+def norm_at(evidence: Evidence, epoch: int) -> Cases:
+    """The feature norm at a recorded epoch."""
+    table = _standard(evidence)
+    return {f"epoch {epoch}": estimate(table[table["epoch"] == epoch]["feature_norm"])}
+
+
+# Arithmetic
+
+
+@measure(low=-1)
+def implied_effect(evidence: Evidence, value: Sequence[float], over: Sequence[float]) -> Cases:
+    """A number over another, less 1; both as the interval that its rounding leaves, and so the result. It rests on no run."""
+    ends = sorted(a / b - 1 for a, b in itertools.product(value, over))
+    return {"reported numbers": Estimate(sum(value) / sum(over) - 1, ends[0], ends[-1], 0)}
+
+
+@measure()
+def common_base(evidence: Evidence, values: Sequence[Sequence[float]], effects: Sequence[Sequence[float]]) -> Cases:
+    """How wide the range of bases is over which each of the values has its effect; below 0, the gap. All are intervals of rounding."""
+    low = max(value[0] / (1 + effect[1]) for value, effect in zip(values, effects, strict=True))
+    high = min(value[1] / (1 + effect[0]) for value, effect in zip(values, effects, strict=True))
+    return {"reported numbers": exact(high - low)}
+
+
+@measure(low=0)
+def least_extreme(evidence: Evidence, n: int) -> Cases:
+    """Of n values, how many sample standard deviations the furthest lies from their mean at the least.
+
+    With sum 0 and all within ± m the sum of squares is greatest where as many as can lie at either end, one at 0 if n is odd.
+    """
+    return {f"{n} values": exact(math.sqrt((n - 1) / (n - n % 2)))}
+
+
+@measure(low=0)
+def student_half_width(evidence: Evidence, mean: float, variation: float, n: int) -> Cases:
+    """Half the width of the 95 % interval of a mean of n values with this coefficient of variation, after Student."""
+    return {f"{n} values": exact(float(stats.t.ppf(0.975, n - 1) * mean * variation / math.sqrt(n)))}
