@@ -94,14 +94,19 @@ class Plan:
         )
 
     def stacks(self) -> list[Stack]:
-        """The missing runs in stacks of even size, the longest first."""
+        """The missing runs in stacks of even size, enough of them to keep all processes busy, the longest first."""
         groups: dict[Any, list[RunSpec]] = {}
         for spec in self.missing:
             groups.setdefault((stack_key(spec), self.checkpointed.get(spec.key, 0)), []).append(spec)
-        stacks = []
-        for (_, epoch), specs in groups.items():
-            parts = math.ceil(len(specs) / stack_size(specs[0], self.setting.device))
-            stacks += [Stack(tuple(specs[i] for i in part), epoch) for part in np.array_split(range(len(specs)), parts)]
+        parts = {key: math.ceil(len(specs) / stack_size(specs[0], self.setting.device)) for key, specs in groups.items()}
+        divisible = [key for key, specs in groups.items() for _ in range(len(specs) - parts[key])]
+        for key in divisible[: max(0, self.jobs - sum(parts.values()))]:
+            parts[key] += 1
+        stacks = [
+            Stack(tuple(specs[i] for i in part), key[1])
+            for key, specs in groups.items()
+            for part in np.array_split(range(len(specs)), parts[key])
+        ]
         return sorted(stacks, key=lambda stack: -stack.cost)
 
 

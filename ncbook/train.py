@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from ncbook import data, metrics, models
+from ncbook.optimizers import OPTIMIZERS
 from ncbook.spec import RunSpec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
@@ -59,50 +60,6 @@ def estimate_seconds(spec: RunSpec) -> float:
     return spec.epochs * points / 128 * per_step / 1000
 
 
-class SGD:
-    """Stochastic gradient descent with momentum and L2 weight decay on flat parameters, as `torch.optim.SGD` defines it."""
-
-    def __init__(self, parameters: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float) -> None:
-        self.parameters, self.lr, self.weight_decay, self.momentum = parameters, lr, weight_decay, momentum
-        self.velocity = torch.zeros_like(parameters)
-        self.state = [self.velocity]
-        self.step_size = parameters.new_zeros(())
-
-    def prepare(self, step: int, lr_factor: float) -> None:
-        """Set what changes from step to step (`step` counts from 1); kept apart so that `step` can be captured as a CUDA graph."""
-        self.step_size.fill_(-lr_factor)
-
-    def step(self, gradient: Tensor) -> None:
-        self.velocity.mul_(self.momentum).add_(torch.addcmul(gradient, self.weight_decay, self.parameters))
-        self.parameters.addcmul_(self.velocity, self.lr * self.step_size)
-
-
-class Adam:
-    """Adam (Kingma & Ba 2015) with L2 in the gradient on flat parameters, as `torch.optim.Adam` defines it."""
-
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
-
-    def __init__(self, parameters: Tensor, lr: Tensor, weight_decay: Tensor, momentum: float) -> None:
-        self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
-        self.mean, self.square = torch.zeros_like(parameters), torch.zeros_like(parameters)
-        self.state = [self.mean, self.square]
-        self.step_size, self.root = parameters.new_zeros(()), parameters.new_zeros(())
-
-    def prepare(self, step: int, lr_factor: float) -> None:
-        self.step_size.fill_(-lr_factor / (1 - self.beta1**step))
-        self.root.fill_(math.sqrt(1 - self.beta2**step))
-
-    def step(self, gradient: Tensor) -> None:
-        gradient = torch.addcmul(gradient, self.weight_decay, self.parameters)
-        self.mean.lerp_(gradient, 1 - self.beta1)
-        self.square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        denominator = self.square.sqrt().div_(self.root).add_(self.eps)
-        self.parameters.addcmul_(self.mean / denominator, self.lr * self.step_size)
-
-
-OPTIMIZERS = {"sgd": SGD, "adam": Adam}
-
-
 class StackTrainer:
     """The training of one stack: call `run_epoch` until `done`, then take the `results`.
 
@@ -140,9 +97,9 @@ class StackTrainer:
         for p in self._parameters:
             p.data = self._flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
-        per_member = [(spec.optimizer.lr, spec.optimizer.weight_decay) for spec in specs]
-        lr, decay = (self._spread(torch.tensor(values, dtype=kind, device=self.device)) for values in zip(*per_member))
-        self._optimizer = OPTIMIZERS[self.spec.optimizer.name](self._flat, lr, decay, self.spec.optimizer.momentum)
+        sizes = [p[0].numel() for p in self._parameters]
+        rates, decays = ([getattr(spec.optimizer, name) for spec in specs] for name in ("lr", "weight_decay"))
+        self._optimizer = OPTIMIZERS[self.spec.optimizer.name](self._flat, sizes, rates, decays, self.spec.optimizer.momentum)
         self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
         self._recorded: list[int] = []
@@ -363,10 +320,6 @@ class StackTrainer:
         for p in self._parameters:
             yield flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
-
-    def _spread(self, per_member: Tensor) -> Tensor:
-        """One value per member, repeated for each of its elements of the flat parameters."""
-        return torch.cat([per_member.repeat_interleave(p.numel() // len(per_member)) for p in self._parameters])
 
 
 def _mean(values: Tensor, where: Tensor | None = None) -> Tensor:

@@ -1,13 +1,15 @@
-"""Speed of Experiment 1's sweep: stacks, one process per core, against the loop most people write.
+"""Speed of a sweep: stacks, one process per core, against the loop most people write.
 
-One round trains, one after the other on the same machine, (a) each of the 44 networks for an epoch the ordinary way (stock modules,
-`DataLoader`, PyTorch's default threads) and (b) the 44 networks for several seeds for an epoch as the sweep trains them. The ratio of a round is
-seeds * a / b; a run's measurements are left out on both sides, compilation and start-up too.
+Two sweeps can be measured: `exp1`, the 44 networks of Experiment 1 for four seeds, and `mlp`, part two's 784-512x5-10 on 12,000 images of
+MNIST with three weight decays for three seeds. One round trains, one after the other on the same machine, (a) the networks of one seed for
+an epoch the ordinary way (stock modules, `DataLoader`, PyTorch's default threads) and (b) those of all seeds for an epoch as the sweep
+trains them. The ratio of a round is seeds * a / b; a run's measurements are left out on both sides, compilation and start-up too.
 
-    python -m tests.benchmarks.bench_sweep [--rounds 5] [--seeds 4] [--save book/bench.json]
+    python -m tests.benchmarks.bench_sweep exp1|mlp [--rounds 5] [--save book/bench.json]
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import platform
@@ -27,15 +29,29 @@ from torch.utils.data import DataLoader, TensorDataset
 from ncbook import data
 from ncbook.executor import hardware, plan, worker_environment
 from ncbook.experiments import exp1_specs
+from ncbook.fn.experiments import BASELINE, fn_weight_decay_specs
+from ncbook.spec import RunSpec
 from ncbook.store import Store
 from ncbook.train import StackTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import plain  # noqa: E402
 
-WIDTHS = [2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64]
 EPOCHS = 3000
-UNRECORDED = 1001  # an epoch of such a run at which nothing is measured
+UNRECORDED = 1001  # epochs done, after which the next one is not measured
+
+
+def exp1(seeds: list[int]) -> list[RunSpec]:
+    return exp1_specs([2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64], ["resnet1d", "cnn1d"], ["sgd", "adam"], EPOCHS, seeds, 0.2, 0)
+
+
+def mlp(seeds: list[int]) -> list[RunSpec]:
+    runs = fn_weight_decay_specs([1e-5, 1e-4, 1e-3], "mnist", 12_000, 200, EPOCHS, seeds)
+    return [dataclasses.replace(run, model=dataclasses.replace(BASELINE.model, width=512), stop=None) for run in runs]
+
+
+SWEEPS = {"exp1": (exp1, 4), "mlp": (mlp, 3)}
+"""The specs of each sweep for given seeds, and how many seeds are measured."""
 
 
 def plain_epoch(spec) -> float:
@@ -43,7 +59,7 @@ def plain_epoch(spec) -> float:
     points = data.load(spec.data)
     loader = DataLoader(TensorDataset(points.x_train, points.y_noisy), batch_size=spec.batch_size, shuffle=True)
     torch.manual_seed(spec.seed)
-    network = plain.build(spec.model)
+    network = plain.build(spec.model, points.x_train.shape[1:])
     optimizer, _ = plain.optimizer(spec, network)
 
     def train(batches):
@@ -90,12 +106,13 @@ def shares(stacks, parts):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", choices=SWEEPS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--save", type=Path, help="write the result as JSON")
+    parser.add_argument("--save", type=Path, help="put the result into this JSON file, under the sweep's name")
     options = parser.parse_args()
 
-    specs = exp1_specs(WIDTHS, ["resnet1d", "cnn1d"], ["sgd", "adam"], EPOCHS, list(range(options.seeds)), 0.2, 0)
+    make, seeds = SWEEPS[options.sweep]
+    specs = make(list(range(seeds)))
     singles = [spec for spec in specs if spec.seed == 0]
     cores = multiprocessing.cpu_count()
     with tempfile.TemporaryDirectory() as empty:
@@ -108,7 +125,7 @@ def main() -> None:
 
     rounds = []
     for number in range(1, options.rounds + 1):
-        one_by_one = sum(map(plain_epoch, singles)) * options.seeds
+        one_by_one = sum(map(plain_epoch, singles)) * seeds
         began = time.perf_counter()
         ended = [future.result() for future in [worker.submit(stacked_epoch) for worker in workers]]
         stacked = time.perf_counter() - began
@@ -125,7 +142,7 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "networks": len(specs),
-        "seeds": options.seeds,
+        "seeds": seeds,
         "plain_threads": torch.get_num_threads(),
         "rounds": [{name: round(value, 3) for name, value in r.items()} for r in rounds],
         "ratio_median": round(statistics.median(ratios), 2),
@@ -137,7 +154,8 @@ def main() -> None:
     print(f"ratio {result['ratio_median']} (median of {len(rounds)}; {result['ratio_min']} to {result['ratio_max']})")
     print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {cores} processes")
     if options.save:
-        options.save.write_text(json.dumps(result, indent=1) + "\n")
+        saved = json.loads(options.save.read_text(encoding="utf-8")) if options.save.exists() else {}
+        options.save.write_text(json.dumps(saved | {options.sweep: result}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
