@@ -113,6 +113,9 @@ def censored_text(onsets: pd.DataFrame, threshold: float) -> str:
         return f"NC1 fell below {threshold:g} in {'the only run' if runs == 1 else f'all {runs} runs'}"
     last = sorted(set(onsets.loc[censored, "last_epoch"]))
     until = f"epoch {last[0]}" if len(last) == 1 else f"their last epochs, {last[0]} to {last[-1]}"
+    if runs == 1:
+        end = "diverged" if onsets["diverged"].any() else "ended"
+        return f"NC1 stayed above {threshold:g} in the only run, until it {end} at epoch {onsets['last_epoch'].iloc[0]}"
     text = f"NC1 fell below {threshold:g} in {crossed or 'none'} of {counted(runs, 'run')}; {runs - crossed} stayed above it until {until}"
     diverged = int((censored & onsets["diverged"]).sum())
     return text + (f", {diverged} of them diverging" if diverged else "")
@@ -155,7 +158,7 @@ def departures(runs: Sequence[Run]) -> list[str]:
         found.append(f"cross-entropy until epoch {listing(switches)} instead of {paper.SWITCH}")
     if resnets and (widths := _of(resnets, lambda spec: spec.model.width)) != [paper.RESNET_WIDTH]:
         found.append(f"ResNet-20 of width {listing(widths)} instead of {paper.RESNET_WIDTH}")
-    onset = paper.BASELINE["T_NC"].value - paper.SWITCH
+    onset = paper.SINCE_SWITCH.value
     if mlps and (most := max(run.spec.epochs - run.spec.switch.epoch for run in mlps)) < onset:
         found.append(f"at most {counted(most, 'epoch')} after the switch, where the paper's MLP took {onset} to collapse")
     if resnets and (most := max(run.spec.epochs for run in resnets)) < paper.RESNET["T_NC"].value:
@@ -227,7 +230,7 @@ def _loss_text(switch: SwitchSpec) -> str:
 def setting_texts(runs: Sequence[Run]) -> dict[str, str]:
     """The settings that the runs themselves carry, as texts to glue.
 
-    data (`12,000 images of MNIST`), model, activation, optimizer, weight_decay, batch_size, switch, loss (reduction and optimiser state at the switch),
+    data (`12,000 images of MNIST`), model, activation, optimizer, weight_decay, batch_size, switch, loss (reduction, optimiser state),
     epochs (the most that were trained), seeds (`seeds_text`), seed_count (`3 seeds`).
     """
     seeds = len(_of(runs, lambda spec: spec.seed))

@@ -24,6 +24,7 @@ NC1 = Panel("NC1", {METRIC: ""}, log=True)
 MEASURES = {"T_NC": "$T_{NC}$ (epoch)", "since_switch": "epochs from switch to $T_{NC}$", "fn_star": "fn*"}
 """Columns of `onset.onsets`, as axes call them."""
 _MARKERS = "osD^vP*"
+_SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "0.2")
 _MARK = {"color": "0.4", "lw": 1.2}
 _SWITCH, _THRESHOLD, _PAPER = (0, (4, 2)), ":", "-."
 
@@ -62,7 +63,8 @@ def trajectories(
     since_switch: bool = False,
     reported: float | None = None,
 ) -> Figure:
-    """Each run's metrics over its epochs: a row for each panel, a line for each run, a colour for each value of the column `by`.
+    """Each run's metrics over its epochs: a row for each panel, a line for each run, a colour for each value of the column `by`, or
+    for each series of a panel without one.
 
     table: of `sweep`; its switches are dashed vertical lines. onsets: of `onset.onsets` at `threshold`; marks each run's T_NC where the
     panel shows NC1 or the feature norm. threshold: a dotted line across NC1. since_switch: epochs count from the switch, those before it
@@ -72,17 +74,20 @@ def trajectories(
     table = table.assign(x=table["epoch"] - start)[table["epoch"] > start] if since_switch else table.assign(x=table["epoch"])
     levels = _levels(table, by)
     colors = {level: _CYCLE[i % len(_CYCLE)] if by else _CYCLE[1] for i, level in enumerate(levels)}
-    names = list(dict.fromkeys(name for panel in panels for name in panel.series.values()))
     switches = [] if since_switch else sorted(set(table["switch"].dropna()))
     with mpl.rc_context(STYLE | {"lines.linewidth": 1.3}):
         figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel in zip(axes, panels):
+            several = len(panel.series) > 1
+            styles = {
+                metric: (_SOLID_FIRST[i], _SERIES[i] if several and not by else None) for i, metric in enumerate(panel.series)
+            }
             for level in levels:
                 here = table[_has(table, panel.where | ({by: level} if by else {}))]
                 for _, run in here.groupby("key", sort=False):
-                    for metric, series in panel.series.items():
-                        ax.plot(run["x"], run[metric], color=colors[level], ls=_SOLID_FIRST[names.index(series)], alpha=0.85)
+                    for metric, (style, color) in styles.items():
+                        ax.plot(run["x"], run[metric], color=color or colors[level], ls=style, alpha=0.85)
             if onsets is not None:
                 _mark_onsets(ax, panel, onsets, threshold, since_switch, {key: colors[level] for key, level in _keys(table, by)})
             for switch in switches:
@@ -91,12 +96,14 @@ def trajectories(
                 ax.axhline(threshold, ls=_THRESHOLD, **_MARK)
             if reported and "feature_norm" in panel.series:
                 ax.axhline(reported, ls=_PAPER, **_MARK)
+            if several:
+                texts = zip(styles.values(), panel.series.values())
+                ax.legend(handles=[Line2D([], [], color=color or "0.3", ls=style, label=text) for (style, color), text in texts])
             ax.set_ylabel(panel.label)
             _axis(ax, panel.log and bool((table[list(panel.series)].min() > 0).all()))
         axes[-1].set_xlabel("epochs after the switch" if since_switch else "epoch")
         shown = {metric for panel in panels for metric in panel.series}
         handles = [Line2D([], [], color=colors[level], label=label(level)) for level in levels if by]
-        handles += [Line2D([], [], color="0.3", ls=style, label=text) for text, style in zip(names, _SOLID_FIRST) if text]
         if switches:
             handles.append(Line2D([], [], ls=_SWITCH, label="change of loss", **_MARK))
         if threshold and METRIC in shown:

@@ -1,0 +1,181 @@
+"""Which of the settings that the paper leaves open come near its numbers, by how much, and what the near ones disagree on."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ncbook.fn.experiments import BASELINE
+from ncbook.fn.onset import require
+from ncbook.fn.pages import MISSING, counted, listing, name, number, percent, power
+from ncbook.fn.paper import Reported
+from ncbook.fn.plots import _CYCLE, _axis, _finish
+from ncbook.plots import STYLE
+
+AXES = ["optimizer", "lr", "width", "batch_size", "reduction", "optimizer_state"]
+"""What a setting is: columns of the tidy table."""
+NORMS = {"norm_early": "terminal_norm", "fn_star": "fn_star"}
+"""Columns of `course.courses` and the paper's values that they are held against."""
+FIT = 0.25
+"""A setting fits whose norms are this share off the paper's at most, on geometric average."""
+_MARKERS = {"mean": "o", "sum": "s"}
+
+
+def optimizer_name(runs: pd.DataFrame) -> pd.Series:
+    """`Adam 10⁻³`, beside the rows of a table."""
+    return runs["optimizer"].map(name) + " " + runs["lr"].map(power)
+
+
+def _setting_name(row: Mapping[str, Any], varied: Sequence[str]) -> str:
+    parts = {
+        "width": f"{row['width']} units",
+        "batch_size": f"batches of {row['batch_size']}",
+        "reduction": row["reduction"],
+        "optimizer_state": row["optimizer_state"],
+    }
+    return ", ".join([f"{name(row['optimizer'])} {power(row['lr'])}", *(text for axis, text in parts.items() if axis in varied)])
+
+
+def settings(courses: pd.DataFrame, reported: dict[str, Reported]) -> pd.DataFrame:
+    """One row a setting, nearest to the paper first.
+
+    Columns: `AXES`, setting (its name), runs, censored, diverged, norm_early, since_switch and fn_star (means over the runs that have
+    them), distance, and chosen (it is the baseline's). The index is the order in `courses`.
+
+    distance: the mean over `NORMS` of |ln(ours / the paper's)|; NaN, and last, where a norm is unknown because no run collapsed. The onset
+    is left out of it: an epoch has other numbers of steps where there are fewer images.
+    Raises `ValueError` where a column is missing.
+    """
+    require(courses, [*AXES, *NORMS, "since_switch", "censored", "diverged"])
+    varied = [axis for axis in AXES if courses[axis].nunique() > 1]
+    base = (
+        BASELINE.optimizer.name,
+        BASELINE.optimizer.lr,
+        BASELINE.model.width,
+        BASELINE.batch_size,
+        BASELINE.switch.reduction,
+        BASELINE.switch.optimizer_state,
+    )
+    rows = []
+    for group, cell in courses.groupby(AXES, sort=False):
+        row = dict(zip(AXES, group))
+        means = {column: float(cell[column].mean()) for column in (*NORMS, "since_switch")}
+        offs = [abs(math.log(means[ours] / reported[theirs].value)) for ours, theirs in NORMS.items()]
+        counts = {"runs": len(cell), "censored": int(cell["censored"].sum()), "diverged": int(cell["diverged"].sum())}
+        judged = {"distance": float(np.mean(offs)), "chosen": group == base}
+        rows.append({**row, "setting": _setting_name(row, varied), **counts, **means, **judged})
+    return pd.DataFrame(rows).sort_values("distance", kind="stable")
+
+
+def _off(distance: float) -> str:
+    return percent(round(math.expm1(distance), 3)) if math.isfinite(distance) else MISSING
+
+
+def setting_rows(table: pd.DataFrame) -> list[list[str]]:
+    """Rows for a `pages.numbered_table`: rank, setting (the baseline's bold), fn at epoch 10, fn*, epochs from switch to T_NC, off by."""
+    rows = []
+    for rank, row in enumerate(table.to_dict("records"), 1):
+        onset = number(row["since_switch"], 1)
+        if row["censored"] == row["runs"]:
+            onset = "diverged" if row["diverged"] == row["runs"] else "not reached"
+        label = f"**{row['setting']}**" if row["chosen"] else row["setting"]
+        rows.append([str(rank), label, number(row["norm_early"], 1), number(row["fn_star"]), onset, _off(row["distance"])])
+    return rows
+
+
+def choice_texts(table: pd.DataFrame) -> dict[str, str]:
+    """Sentences on a table of `settings`.
+
+    search: how many collapsed; nearest; choice: where the baseline stands; fitting: which fit, and what these disagree on; by_optimizer:
+    fn* under each optimiser.
+    """
+    known = table[table["distance"].notna()]
+    diverged = int((table["diverged"] == table["runs"]).sum())
+    search = f"Of {counted(len(table), 'setting')}, {len(known) or 'none'} collapsed within the epochs trained"
+    texts = {"search": search + (f" and {diverged} diverged." if diverged else ".")}
+    texts["nearest"] = (
+        f"Nearest to the paper comes {known.iloc[0]['setting']}, {_off(known.iloc[0]['distance'])} off."
+        if len(known)
+        else "None can be ranked, since none has a fn*."
+    )
+    return texts | {"choice": _choice(table, known), "fitting": _fitting(known), "by_optimizer": _by_optimizer(known)}
+
+
+def _choice(table: pd.DataFrame, known: pd.DataFrame) -> str:
+    chosen = table[table["chosen"]]
+    if chosen.empty:
+        return "The book's baseline is not among the settings searched here."
+    setting = chosen.iloc[0]
+    if math.isnan(setting["distance"]):
+        return f"The book's baseline, {setting['setting']}, did not collapse here and has no rank."
+    rank = known.index.get_loc(setting.name) + 1
+    off = _off(setting["distance"])
+    return f"The book's baseline, {setting['setting']}, is number {rank} of the {len(known)} that have a rank, {off} off."
+
+
+def _fitting(known: pd.DataFrame) -> str:
+    fitting = known[known["distance"] <= math.log1p(FIT)]
+    if fitting.empty:
+        return f"No setting has both norms within {percent(FIT)} of the paper's on average."
+    if len(fitting) == 1:
+        return f"Only {fitting.iloc[0]['setting']} has both norms within {percent(FIT)} of the paper's on average."
+    shown = {
+        "since_switch": ("collapse comes {} to {} epochs after the switch", 0),
+        "norm_early": ("fn at epoch 10 is {} to {}", 1),
+        "fn_star": ("fn* {} to {}", 3),
+    }
+    spans = [
+        label.format(number(fitting[column].min(), digits), number(fitting[column].max(), digits))
+        for column, (label, digits) in shown.items()
+    ]
+    return (
+        f"{len(fitting)} settings have both norms within {percent(FIT)} of the paper's on average: {'; '.join(fitting['setting'])}. "
+        f"Among them {listing(spans)}."
+    )
+
+
+def _by_optimizer(known: pd.DataFrame) -> str:
+    if known.empty:
+        return "No setting collapsed, so that nothing can be said of fn* under different optimisers."
+    parts = []
+    for optimizer, cell in known.assign(by=optimizer_name(known)).groupby("by", sort=False):
+        low, high = number(cell["fn_star"].min()), number(cell["fn_star"].max())
+        parts.append(f"{optimizer}: {low}" + (f" to {high}" if low != high else ""))
+    return f"fn* by optimiser and rate: {'; '.join(parts)}."
+
+
+def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
+    """Each setting by its fn at epoch 10 and its fn*, with the paper's pair; settings that did not collapse are ticks below the axis.
+
+    Colour: optimiser; marker: reduction of the squared error; hollow: the optimiser starts anew at the switch. table: of `settings`.
+    """
+    optimizers = list(dict.fromkeys(optimizer_name(table.sort_index())))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+        ax = figure.subplots()
+        for label, row in zip(optimizer_name(table), table.to_dict("records")):
+            color = _CYCLE[optimizers.index(label)]
+            if math.isnan(row["fn_star"]):
+                ax.plot(row["norm_early"], 0.03, "|", color=color, ms=14, mew=2, transform=ax.get_xaxis_transform())
+            else:
+                fill = color if row["optimizer_state"] == "kept" else "none"
+                ax.plot(row["norm_early"], row["fn_star"], _MARKERS[row["reduction"]], mfc=fill, mec=color, ms=9, mew=1.6, alpha=0.85)
+        ax.plot(reported["terminal_norm"].value, reported["fn_star"].value, "*", color="0.15", ms=16)
+        ax.set_xlabel("fn at epoch 10")
+        ax.set_ylabel("fn*")
+        _axis(ax, log=bool(table["fn_star"].notna().any()))
+        handles = [Line2D([], [], ls="", marker="D", color=_CYCLE[i], label=label) for i, label in enumerate(optimizers)]
+        reductions = dict.fromkeys(table["reduction"])
+        handles += [Line2D([], [], ls="", marker=_MARKERS[one], color="0.4", label=f"{one} over classes") for one in reductions]
+        if (table["optimizer_state"] == "reset").any():
+            handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.4", label="optimiser reset"))
+        if table["fn_star"].isna().any():
+            handles.append(Line2D([], [], ls="", marker="|", mew=2, ms=12, color="0.4", label="no collapse"))
+        handles.append(Line2D([], [], ls="", marker="*", color="0.15", ms=13, label="the paper"))
+        _finish(figure, handles)
+    return figure
