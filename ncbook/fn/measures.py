@@ -187,7 +187,7 @@ def intervention_shift(evidence: Evidence, margin: float) -> Cases:
     for row in intervention_effects(runs, margin).to_dict("records"):
         values = [row[f"difference_{field}"] for field in Estimate._fields]
         cases[f"{row['target']} × {row['factor']:g} at epoch {row['factor_epoch']}"] = Estimate(*(v / untouched for v in values[:3]), values[3])
-    return cases
+    return cases or {"all": _NOTHING}
 
 
 # Before the onset

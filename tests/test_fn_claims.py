@@ -1,0 +1,227 @@
+"""The claims of the fn* paper: their measures on trajectories whose answers are known, and the page of verdicts executed on altered runs."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+from test_claims import fake
+from test_notebooks import glued, outputs
+from test_onset import SWITCH, falls_at, join, make_run
+
+from ncbook import claims, verdicts
+from ncbook.analysis import Estimate, estimate
+from ncbook.chapters import CHAPTERS
+from ncbook.fn.statistics import coefficient_of_variation
+from ncbook.measures import MEASURES
+from ncbook.store import Store
+
+BASE = dict(
+    subset=300, depth=5, width=256, activation="relu", optimizer="adam", lr=1e-3, momentum=0.0, batch_size=128, target=None, weight_decay=1e-4
+)  # fmt: skip
+COLLAPSE = ("nc2_equinorm_clean", "nc2_equiangularity_clean", "nc3_clean")
+
+
+def runs(rates, seeds=(0, 1, 2), **labels):
+    """Runs of one condition; `rates`: of the decay of NC1, one for all seeds or one a seed."""
+    rates = [rates] * len(seeds) if isinstance(rates, float) else rates
+    key = "-".join(map(str, labels.values()))
+    return join(*(make_run(f"{key}-{seed}", rate=rate, **BASE | {"seed": seed} | labels) for seed, rate in zip(seeds, rates)))
+
+
+def cases(measure, *tables, **arguments) -> dict[str, Estimate]:
+    table = join(*tables).astype({"depth": "Int64", "subset": "Int64"})
+    return MEASURES[measure].function(SimpleNamespace(table=table), **arguments)
+
+
+def means(*given, **arguments):
+    return {case: value.mean for case, value in cases(*given, **arguments).items()}
+
+
+def test_relative_times_and_norms():
+    tables = runs(0.05, depth=1), runs(0.1, depth=3)
+    assert means("relative", *tables, value="since_switch", column="depth", pairs=[[1, 3], [3, 1]]) == {
+        "depth 1 v depth 3": pytest.approx(1), "depth 3 v depth 1": pytest.approx(-0.5)
+    }  # fmt: skip
+    sizes = means("relative_size", *tables, value="since_switch", column="depth", pairs=[[1, 3], [3, 1]])
+    assert list(sizes.values()) == pytest.approx([1, 0.5])
+    norm = math.exp(-0.01 * (falls_at(0.05, 0.05) - falls_at(0.1)))
+    found = means("relative", *tables, value="fn_star", column="depth", pairs=[[1, 3]], thresholds=[0.05], base_threshold=0.01)
+    assert found == {"depth 1 v depth 3, NC1 < 0.05 v 0.01": pytest.approx(norm - 1)}
+    assert cases("relative", *tables, value="fn_star", column="depth", pairs=[[1, 8]])["depth 1 v depth 8"].n == 0
+
+
+def test_a_reflected_effect_keeps_its_interval():
+    tables = runs([0.1, 0.11, 0.12], activation="tanh"), runs([0.05, 0.051, 0.052], activation="relu")
+    arguments = dict(value="since_switch", column="activation", pairs=[["tanh", "relu"]])
+    (effect,), (size,) = (cases(measure, *tables, **arguments).values() for measure in ("relative", "relative_size"))
+    assert effect.high < 0 < size.low and size == pytest.approx((-effect.mean, -effect.high, -effect.low, 3))
+
+
+def test_runs_that_never_collapse_count_with_their_time_and_have_no_norm():
+    slow, quick = runs(1e-4, weight_decay=0.0), runs(0.05, weight_decay=1e-4)
+    pairs = [[0.0, 1e-4], [1e-4, 0.0]]
+    observed = (300 - SWITCH) / falls_at(0.05)
+    arguments = dict(column="weight_decay", pairs=pairs)
+    assert list(means("relative", slow, quick, value="since_switch", **arguments).values()) == pytest.approx([observed - 1, 1 / observed - 1])
+    assert all(value.n == 0 for value in cases("relative", slow, quick, value="fn_star", **arguments).values())
+    both = cases("relative", slow, runs(1e-4, weight_decay=1e-4), value="since_switch", **arguments)
+    assert all(value.n == 0 for value in both.values())
+    assert means("collapsed", slow, quick, column="weight_decay", levels=[0.0, 1e-4]) == {"λ = 0": 0, "λ = 10⁻⁴": 1}
+    assert cases("onset_range", slow, quick, column="weight_decay")["slowest − quickest"].n == 0
+    slower = runs(0.025, weight_decay=1e-3)
+    found = means("onset_range", slow, quick, slower, column="weight_decay")
+    assert found == {"λ = 10⁻³ − λ = 10⁻⁴": pytest.approx(falls_at(0.025) - falls_at(0.05))}
+
+
+def test_the_variation_within_pairs_counts_every_condition():
+    tables = runs([0.05, 0.06, 0.07]), runs(0.1, lr=2e-3), runs(0.1, width=64), runs(1e-4, width=64, weight_decay=0.0)
+    found = cases("norm_variation", *tables)
+    norms = [3 * math.exp(-0.01 * falls_at(rate)) for rate in (0.05, 0.06, 0.07, 0.1, 0.1, 0.1)]
+    assert found["MNIST, MLP, width 256"] == pytest.approx(coefficient_of_variation(norms))
+    assert found["MNIST, MLP, width 64"].mean == pytest.approx(0) and found["MNIST, MLP, width 64"].n == 3
+
+
+def test_conditions_move_the_time_or_the_norm():
+    def conditions(**norms):
+        return [runs([rate, rate * 1.01], seeds=[0, 1], decay=0.0, lr=lr, **norms) for lr, rate in ((3e-4, 0.05), (1e-3, 0.1), (2e-3, 0.2))]
+
+    invariant = conditions()
+    assert list(means("condition_spread", *invariant, what="norm").values()) == pytest.approx([0, 0], abs=1e-12)
+    assert list(means("condition_spread", *invariant, what="ratio").values()) == pytest.approx([0, 0], abs=1e-12)
+    under_sgd = runs(0.1, decay=0.0, norm=6.0, optimizer="sgd", lr=0.05, momentum=0.9)
+    found = means("condition_spread", *invariant, under_sgd, what="norm")
+    assert found["Adam"] == pytest.approx(0, abs=1e-12) and found["all optimisers"] == pytest.approx(math.log(2) / 2)
+    assert cases("condition_spread", invariant[0], what="norm")["Adam"].n == 0
+
+
+def test_a_curve_that_falls_and_rises_turns():
+    tables = [runs([rate, 1.01 * rate, 1.02 * rate], depth=depth) for depth, rate in ((1, 0.05), (3, 0.1), (8, 0.06))]
+    assert means("turns", *tables, column="depth", thresholds=[0.01]) == {"rises, NC1 < 0.01": 1, "falls, NC1 < 0.01": 2}
+    assert means("turns", *tables[:2], column="depth", thresholds=[0.05]) == {"rises, NC1 < 0.05": 0, "falls, NC1 < 0.05": 1}
+    same = cases("turns", runs([0.05, 0.06], [0, 1], depth=1), runs([0.05, 0.06], [0, 1], depth=3), column="depth", thresholds=[0.01])
+    assert all(math.isnan(value.mean) for value in same.values())
+
+
+def test_the_interaction_of_the_grid():
+    norms = {("mlp", "mnist"): 1.0, ("resnet20", "mnist"): 6.0, ("mlp", "cifar10"): 0.8, ("resnet20", "cifar10"): 1.2}
+    tables = [runs(0.1, decay=0.0, norm=norm, model=model, data=data) for (model, data), norm in norms.items()]
+    assert means("grid_interaction", *tables, scale="linear") == {"linear": pytest.approx(1.2 - 0.8 - 6 + 1)}
+    assert means("grid_interaction", *tables, scale="log") == {"log": pytest.approx(math.log(1.2 / 0.8 / 6))}
+    assert cases("grid_interaction", *tables[:2], scale="log")["log"].n == 0
+
+
+def test_interventions_are_held_against_untouched_runs():
+    tables = runs([0.05, 0.06]), runs([0.05, 0.06], norm=3.3, factor=0.5, factor_epoch=30, target="features")
+    (case, found), *_ = cases("intervention_shift", *[table[table["seed"] < 2] for table in tables], margin=0.08).items()
+    assert case == "features × 0.5 at epoch 30" and found.mean == pytest.approx(0.1) and found.n == 2
+    assert means("at_onset", *tables, value="since_switch") == {"all runs": pytest.approx((falls_at(0.05) + falls_at(0.06)) / 2)}
+    assert cases("intervention_shift", runs(1e-4), margin=0.08)["all"].n == cases("intervention_shift", runs(0.05), margin=0.08)["all"].n == 0
+
+
+def test_the_norm_predicts_where_it_crosses_early_and_alike():
+    early = [runs(rate, seeds=[seed], norm=norm, decay=0.02) for seed, (rate, norm) in enumerate([(0.05, 3.0), (0.05, 2.9), (0.05, 3.1)])]
+    found = {measure: cases(measure, *early) for measure in ("crossing_first", "crossing_lead", "prediction_miss", "baseline_excess")}
+    assert all(list(values)[0].endswith("from other runs") for values in found.values())
+    assert found["crossing_first"]["from other runs"].n == 3 and 0 <= found["crossing_first"]["from other runs"].low
+    stars = np.array([norm * math.exp(-0.02 * falls_at(0.05)) for norm in (3.0, 2.9, 3.1)])
+    levels = np.array([np.delete(stars, i).mean() for i in range(3)])
+    leads = falls_at(0.05) - np.log(np.array([3.0, 2.9, 3.1]) / levels) / 0.02
+    assert found["crossing_lead"]["from other runs"].mean == pytest.approx(leads.mean(), abs=0.05)
+    assert found["crossing_first"]["from other runs"].mean == pytest.approx((leads > 0).mean())
+    alone = cases("crossing_first", early[0])
+    assert all(value.n == 0 for value in alone.values())
+
+
+def test_the_norm_along_the_run():
+    tables = [runs(0.05, depth=2), runs(1e-4, decay=0.001, depth=8)]
+    assert means("norm_change", *tables, column="depth", since=-30) == {
+        "depth 2": pytest.approx(math.exp(-0.3) - 1), "depth 8": pytest.approx(math.exp(-0.03) - 1)
+    }  # fmt: skip
+    since = means("norm_change", *tables, column="depth", since=10)
+    assert since["depth 8"] == pytest.approx(math.exp(-0.001 * (300 - SWITCH - 10)) - 1)
+    assert means("norm_at", *tables, epoch=10) == {"epoch 10": 27}
+
+
+def test_collapse_and_fit_along_the_run():
+    table = runs(0.05)
+    table["nc3_clean"] = np.exp(-0.02 * table["epoch"])
+    table["train_error"] = np.where(table["epoch"] < 15, 0.3, 0.0)
+    fall = math.exp(-0.02 * (falls_at(0.05) - 10)) - 1
+    assert means("change_to_onset", table, metrics=["nc3_clean"], after=10) == {"NC3 clean": pytest.approx(fall, abs=0.002)}
+    assert means("first_fit", table, error=0.01) == {"all runs": 15}
+
+
+def test_arithmetic():
+    found = MEASURES["implied_effect"].function(None, value=[2.9, 3.1], over=[1.0, 1.0])["reported numbers"]
+    assert found == pytest.approx((2, 1.9, 2.1, 0))
+    assert "2.000 [1.900, 2.100]" in verdicts.value_text(found, "en").replace(";", ",")
+    for base, gap in ((2.0, True), (3.0, False)):
+        width = MEASURES["common_base"].function(None, values=[[2.0, 2.2], [3.0, 3.2]], effects=[[0.0, 0.0], [0.5, base]])
+        assert (width["reported numbers"].mean > 0) or gap
+    for n, values in ((9, [1] * 4 + [-1] * 4 + [0]), (4, [1, 1, -1, -1])):
+        least = MEASURES["least_extreme"].function(None, n=n)[f"{n} values"].mean
+        assert least == pytest.approx(1 / np.std(values, ddof=1))
+        samples = np.random.default_rng(0).normal(size=(500, n))
+        assert (np.abs(samples - samples.mean(1, keepdims=True)).max(1) / samples.std(1, ddof=1)).min() >= least
+    half = MEASURES["student_half_width"].function(None, mean=2.0, variation=0.5, n=9)["9 values"].mean
+    sample = estimate(2 + np.array([1] * 4 + [-1] * 4 + [0]))
+    assert half == pytest.approx((sample.high - sample.low) / 2)
+
+
+ONE_RUN = {"collapses": dict(rate=0.05), "does not": dict(rate=1e-4), "ends at the switch": dict(rate=0.05, end=SWITCH)}
+
+
+@pytest.mark.parametrize("run", ["collapses", "does not", "diverges", "ends at the switch"])
+@pytest.mark.parametrize("claim", claims.chosen([], "fn_star"), ids=lambda claim: claim.id)
+def test_no_claim_is_decided_by_a_single_run_whatever_it_did(claim, run):
+    table = make_run("a", **ONE_RUN.get(run, {"rate": 0.05}), **BASE).assign(**dict.fromkeys(COLLAPSE, 0.5))
+    if run == "diverges":
+        table.loc[table["epoch"] > SWITCH, ["nc1_trace_ratio_clean", "feature_norm", "train_error", *COLLAPSE]] = np.nan
+    evidence = SimpleNamespace(table=table.astype({"depth": "Int64", "subset": "Int64"}), runs=[None])
+    for check in claim.checks if claim.reads else ():
+        if check.measure not in ("least_extreme", "student_half_width"):
+            outcomes = {case.outcome for case in claims._cases(check, evidence)}
+            assert outcomes == {claims.UNDECIDED}
+
+
+@pytest.fixture
+def startup(tmp_path, monkeypatch):
+    """Kernels started by the test see no published run."""
+    folder = tmp_path / "ipython" / "profile_default" / "startup"
+    folder.mkdir(parents=True)
+    (folder / "no_published_runs.py").write_text(f"import ncbook.store\nncbook.store.Store.__init__.__defaults__ = (None, {str(tmp_path / 'none')!r})\n")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+
+@pytest.mark.parametrize(
+    ("chapter", "id", "language", "metrics"),
+    [
+        ("verdicts", "R12", "it", {"test_error": lambda seed: 0.05 + 0.01 * seed}),
+        ("fn_verdicts", "F17", "en", {"feature_norm": lambda seed: 25 + seed, "train_error": lambda seed: 0.0, "nc1_trace_ratio_clean": lambda seed: 0.5}),
+    ],
+)
+def test_altered_runs_alter_the_executed_page_of_verdicts(tmp_path, own_store, startup, chapter, id, language, metrics):
+    store = Store(own_store, tmp_path / "none")
+    (claim,) = claims.chosen([id])
+    specs = [spec for reads in claim.reads for spec in reads.specs()]
+    for spec in specs:
+        store.save(fake(spec, **{name: value(spec.seed) for name, value in metrics.items()}))
+
+    def page():
+        notebook = papermill.execute_notebook(CHAPTERS[chapter].notebook, tmp_path / "out.ipynb", {"claims": [id]}, cwd=str(tmp_path), progress_bar=False)
+        (table,) = [text for output in outputs(notebook) if 'class="claims"' in (text := output.get("data", {}).get("text/html", ""))]
+        return glued(notebook)[f"measured_{id}"], table
+
+    before, row = page()
+    run, metric = store.load(specs[0].key), next(iter(metrics))
+    store.save(dataclasses.replace(run, metrics={**run.metrics, metric: run.metrics[metric] + 0.123}))
+    after, altered_row = page()
+    (result,) = claims.evaluate([claim], store)
+    assert after == "; ".join(verdicts.measured_texts(result, language)) != before
+    values = [float(store.load(spec.key).metrics[metric][-1]) for spec in specs]
+    number = verdicts.value_text(estimate(values), language)
+    assert number in after and number in altered_row and number not in row
