@@ -17,12 +17,16 @@ import yaml
 
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
 from ncbook.fn.experiments import (
+    fn_activation_specs,
     fn_baseline_specs,
     fn_calibration_specs,
     fn_cifar_resnet20_specs,
     fn_conditions_specs,
+    fn_depth_specs,
     fn_grid_specs,
     fn_intervention_specs,
+    fn_weight_decay_specs,
+    fn_width_specs,
 )
 from ncbook.spec import RunSpec
 
@@ -91,6 +95,10 @@ CHAPTERS = {
         Chapter("verdicts", "The report's claims and their verdicts", ROOT / "notebooks" / "verdetti.ipynb", _ledger_specs("report")),
         Chapter("fn_verdicts", "The fn* paper's claims and their verdicts", ROOT / "notebooks" / "fn_verdicts.ipynb", _ledger_specs("fn_star")),
         Chapter("fn_baseline", "The baseline: one network, two losses", ROOT / "notebooks" / "fn_baseline.ipynb", fn_baseline_specs),
+        Chapter("fn_depth", "Depth: which network collapses first, and at what norm", ROOT / "notebooks" / "fn_depth.ipynb", fn_depth_specs),
+        Chapter("fn_activation", "Activation: speed and norm together", ROOT / "notebooks" / "fn_activation.ipynb", fn_activation_specs),
+        Chapter("fn_weight_decay", "Weight decay: too little, enough, too much", ROOT / "notebooks" / "fn_weight_decay.ipynb", fn_weight_decay_specs),
+        Chapter("fn_width", "Width: wider is faster", ROOT / "notebooks" / "fn_width.ipynb", fn_width_specs),
         Chapter("fn_conditions", "Training conditions: rate or value?", ROOT / "notebooks" / "fn_conditions.ipynb", fn_conditions_specs),
         Chapter("fn_intervention", "Scaled features: do they come back?", ROOT / "notebooks" / "fn_intervention.ipynb", fn_intervention_specs),
         Chapter("fn_calibration", "Calibration: the settings that the paper leaves open", ROOT / "notebooks" / "fn_calibration.ipynb", fn_calibration_specs),
