@@ -1,5 +1,6 @@
 """What a reader does in the browser with neither kernel nor network: turn widgets, by keyboard; search; read figures in the dark."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import serve
+from matplotlib.image import imread
 from nbclient import NotebookClient
 from playwright.sync_api import expect
 
@@ -98,3 +100,13 @@ def test_search_finds_a_term(open_page, served: str, html: Path, place: str) -> 
     page.wait_for_load_state("networkidle")
     assert faults == []
     page.close()
+
+
+def test_figures_are_as_light_or_as_dark_as_the_page(open_page, html: Path) -> None:
+    shades = {}
+    for scheme in ("light", "dark"):
+        page, _ = open_page(f"{html.as_uri()}/executed/exp1_model_wise.html", scheme=scheme)
+        picture = imread(io.BytesIO(page.locator("figure img").first.screenshot()), format="png")
+        shades[scheme] = picture[..., :3].mean()
+        page.close()
+    assert shades["light"] > 0.8 and shades["dark"] < 0.2
