@@ -23,6 +23,7 @@ from ncbook.fn.experiments import (
     fn_cifar_resnet20_specs,
     fn_conditions_specs,
     fn_depth_specs,
+    fn_equilibrium_specs,
     fn_grid_specs,
     fn_intervention_specs,
     fn_weight_decay_specs,
@@ -77,10 +78,18 @@ def _ledger_specs(document: str) -> Callable[[list[str]], list[RunSpec]]:
     return specs
 
 
-def _experiments_specs(experiments: list[str]) -> list[RunSpec]:
-    """The runs of several chapters' defaults."""
-    specs = [spec for name in experiments for spec in chapter_specs(find_chapter(name), {})]
+def _experiments_specs(experiments: list[str], **given: Any) -> list[RunSpec]:
+    """The runs of several chapters with these parameters, each at its defaults for the rest."""
+    specs = [spec for name in experiments for spec in chapter_specs(find_chapter(name), given)]
     return list({spec.key: spec for spec in specs}.values())
+
+
+def _report_specs(experiments: list[str]) -> list[RunSpec]:
+    return _experiments_specs(experiments)
+
+
+def _prediction_specs(experiments: list[str], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
+    return _experiments_specs(experiments, data=data, subset=subset, switch=switch, epochs=epochs, seeds=seeds)
 
 
 CHAPTERS = {
@@ -91,7 +100,7 @@ CHAPTERS = {
         Chapter("exp3", "Neural collapse and the feature dimension", ROOT / "notebooks" / "exp3_feature_dim.ipynb", exp3_specs),
         Chapter("exp4", "Similarity of representations", ROOT / "notebooks" / "exp4_cka.ipynb", exp4_specs),
         Chapter("layers", "Where the collapse sits, layer by layer", ROOT / "notebooks" / "layers.ipynb", exp1_specs),
-        Chapter("composite", "The report's figure, drawn again", ROOT / "notebooks" / "figura_composita.ipynb", _experiments_specs),
+        Chapter("composite", "The report's figure, drawn again", ROOT / "notebooks" / "figura_composita.ipynb", _report_specs),
         Chapter("verdicts", "The report's claims and their verdicts", ROOT / "notebooks" / "verdetti.ipynb", _ledger_specs("report")),
         Chapter("fn_verdicts", "The fn* paper's claims and their verdicts", ROOT / "notebooks" / "fn_verdicts.ipynb", _ledger_specs("fn_star")),
         Chapter("fn_baseline", "The baseline: one network, two losses", ROOT / "notebooks" / "fn_baseline.ipynb", fn_baseline_specs),
@@ -104,6 +113,8 @@ CHAPTERS = {
         Chapter("fn_calibration", "Calibration: the settings that the paper leaves open", ROOT / "notebooks" / "fn_calibration.ipynb", fn_calibration_specs),
         Chapter("fn_cifar_resnet20", "ResNet-20 on CIFAR-10", ROOT / "notebooks" / "fn_cifar_resnet20.ipynb", fn_cifar_resnet20_specs),
         Chapter("fn_grid", "The grid: two architectures, two data sets", ROOT / "notebooks" / "fn_grid.ipynb", fn_grid_specs),
+        Chapter("fn_predictor", "The predictor: does the norm tell?", ROOT / "notebooks" / "fn_predictor.ipynb", _prediction_specs),
+        Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", ROOT / "notebooks" / "fn_equilibrium.ipynb", fn_equilibrium_specs),
     )
 }
 

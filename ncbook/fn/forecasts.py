@@ -31,7 +31,7 @@ def forecasts(table: pd.DataFrame) -> pd.DataFrame:
     """`predictor.predictions` under each of `PROTOCOLS`, named in the column protocol, for the runs without intervention that have sources."""
     left_alone = table[table["factor"].isna()]
     if left_alone["key"].nunique() < 2:
-        return pd.DataFrame(columns=["protocol", "key", "predictor", "predicted", "error", "lead", "T_NC", "censored", "last_epoch", "sources"])
+        return pd.DataFrame(columns=["protocol", "key", "predictor", "predicted", "error", "lead", "T_NC", "crossing", "censored", "last_epoch", *ARCHITECTURE])
     made = [
         predictions(left_alone, THRESHOLD, leave_out=left_out, within=ARCHITECTURE).assign(protocol=protocol)
         for protocol, left_out in PROTOCOLS.items()
@@ -66,10 +66,15 @@ def scatter(found: pd.DataFrame) -> Figure:
     return figure
 
 
+def lead_table(found: pd.DataFrame) -> pd.DataFrame:
+    """The runs that collapsed and crossed fn*: protocol, key, T_NC, crossing, lead."""
+    rows = found[found["predictor"] == FEATURE_NORM].dropna(subset="lead")
+    return rows[["protocol", "key", "T_NC", "crossing", "lead"]]
+
+
 def leads(found: pd.DataFrame, reported: float) -> Figure:
     """T_NC less the crossing of fn*, run by run: a row for each protocol; the paper's mean lead as a line."""
-    rng = np.random.default_rng(0)
-    rows = found[found["predictor"] == FEATURE_NORM].dropna(subset="lead")
+    rng, rows = np.random.default_rng(0), lead_table(found)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
         ax = figure.subplots()
@@ -93,6 +98,8 @@ def leads(found: pd.DataFrame, reported: float) -> Figure:
 
 def error_rows(found: pd.DataFrame) -> list[list[str]]:
     """Rows for a numbered table, a protocol and predictor each: runs, silent, false alarms, compared runs, error, how much worse than fn."""
+    if found.empty:
+        return [[protocol, "none", "0", *[MISSING] * 6] for protocol in PROTOCOLS]
     rows = []
     for row in errors(found, ["protocol"]).to_dict("records"):
         worse = MISSING if row["predictor"] == FEATURE_NORM else with_interval(column_estimate(row, "worse"), 1, sign=True)

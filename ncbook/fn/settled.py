@@ -1,0 +1,238 @@
+"""Where the feature norm ends, beside the equilibrium of `equilibrium`: tables, figures and sentences of the chapter on it."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain
+from ncbook.fn.experiments import BASELINE, THRESHOLD
+from ncbook.fn.onset import FITTED, onsets, trajectories
+from ncbook.fn.pages import MISSING, listing, number, percent, power
+from ncbook.plots import _CYCLE, _WIDTH, STYLE
+
+TAIL = 50
+"""Epochs at the end of a run over which its drift is taken."""
+LEVELS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+"""Thresholds of NC1 at which the norm is read."""
+NEAR = 0.05
+"""Norms that differ by less, relatively, are called equal on the page."""
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """With the column setting: `λ = 10⁻⁴, rate 10⁻³`."""
+    return table.assign(setting=[f"λ = {power(decay)}, rate {power(lr)}" for decay, lr in zip(table["weight_decay"], table["lr"])])
+
+
+def settled(table: pd.DataFrame) -> pd.DataFrame:
+    """`onset.onsets` of a table of `labelled` with where the norm ends, a row a run.
+
+    Columns besides: final (norm at the last finite record), drift (its change over the last `TAIL` epochs, relative; NaN where fewer were
+    recorded after the switch), final_nc1, ratio (fn* over final) and reference (the baseline's own rate and weight decay).
+    """
+    rows = []
+    for _, path in trajectories(table):
+        if not len(path.epochs):
+            rows.append((math.nan, math.nan, math.nan))
+            continue
+        back = path.epochs <= path.epochs[-1] - TAIL
+        drift = path.norm[-1] / path.norm[back][-1] - 1 if back.any() else math.nan
+        rows.append((path.norm[-1], drift, path.metric[-1]))
+    found = onsets(table, THRESHOLD).join(pd.DataFrame(rows, columns=["final", "drift", "final_nc1"]))
+    optimizer = BASELINE.optimizer
+    return found.assign(
+        ratio=found["fn_star"] / found["final"],
+        reference=(found["weight_decay"] == optimizer.weight_decay) & (found["lr"] == optimizer.lr),
+    )
+
+
+def fitted_gain(ends: pd.DataFrame) -> float:
+    """The gain of the hidden layers, from the mean final norm of the reference runs alone; NaN where there is none that fits its data."""
+    runs = ends[ends["reference"] & ~ends["diverged"] & (ends["final_train_error"] <= FITTED)]
+    if runs.empty:
+        return math.nan
+    try:
+        return gain(float(runs["final"].mean()), **_model(ends), weight_decay=BASELINE.optimizer.weight_decay)
+    except ValueError:
+        return math.nan
+
+
+def _model(ends: pd.DataFrame) -> dict[str, int | str]:
+    return {"depth": int(ends["depth"].iloc[0]), "reduction": ends["reduction"].iloc[0]}
+
+
+def predicted(ends: pd.DataFrame) -> pd.DataFrame:
+    """With the column predicted: the equilibrium norm at each run's weight decay; NaN without weight decay or without a gain."""
+    strength = fitted_gain(ends)
+    known = math.isfinite(strength)
+    norms = [equilibrium_norm(decay, strength, **_model(ends)) if known and decay > 0 else math.nan for decay in ends["weight_decay"]]
+    return ends.assign(predicted=norms)
+
+
+def norms_at_levels(table: pd.DataFrame, ends: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
+    """fn where NC1 first falls below each level: key, setting, seed, level, norm, share (of the run's final norm); no row where it does not.
+
+    A level that the first record after the switch lies below already is left out: the norm then is that of the crash.
+    """
+    final = ends.set_index("key")["final"]
+    parts = [onsets(table, level).assign(level=level) for level in levels]
+    found = pd.concat(parts, ignore_index=True)
+    found = found[~found["censored"] & ~found["at_start"]].rename(columns={"fn_star": "norm"})
+    return found.assign(share=found["norm"] / found["key"].map(final))[["key", "setting", "seed", "level", "norm", "share"]].reset_index(drop=True)
+
+
+def curve(ends: pd.DataFrame) -> pd.DataFrame:
+    """The predicted norm over weight decays around those of the runs: weight_decay, predicted. Empty without a gain."""
+    strength, decays = fitted_gain(ends), ends.loc[ends["weight_decay"] > 0, "weight_decay"]
+    if not math.isfinite(strength) or decays.empty:
+        return pd.DataFrame({"weight_decay": [], "predicted": []}, dtype=float)
+    critical = critical_weight_decay(strength, **_model(ends))
+    inside = np.geomspace(decays.min() / 2, critical * (1 - 1e-9), 200)
+    beyond = np.array([critical, max(2 * decays.max(), 1.5 * critical)])
+    grid = np.concatenate([inside, beyond])
+    return pd.DataFrame({"weight_decay": grid, "predicted": [equilibrium_norm(decay, strength, **_model(ends)) for decay in grid]})
+
+
+def prediction_table(ends: pd.DataFrame) -> pd.DataFrame:
+    """What `over_weight_decay` shows: the curve, then the runs with final and fn_star."""
+    runs = ends.loc[ends["weight_decay"] > 0, ["weight_decay", "lr", "seed", "predicted", "final", "fn_star", "reference"]]
+    return pd.concat([curve(ends), runs], ignore_index=True)
+
+
+def over_weight_decay(ends: pd.DataFrame) -> Figure:
+    """The predicted equilibrium over the weight decay, with each run's final norm and its fn*."""
+    line, runs = curve(ends), ends[ends["weight_decay"] > 0]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+        ax = figure.subplots()
+        ax.plot(line["weight_decay"], line["predicted"], color="0.3")
+        ax.plot(runs["weight_decay"], runs["final"], "o", color=_CYCLE[1], ms=7)
+        ax.plot(runs["weight_decay"], runs["fn_star"], "D", mfc="none", mec=_CYCLE[5], ms=8, mew=1.5)
+        chosen = runs[runs["reference"]]
+        ax.plot(chosen["weight_decay"], chosen["final"], "o", mfc="none", mec="0.2", ms=12)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("weight decay λ")
+        ax.set_ylabel("feature norm fn")
+        handles = [
+            Line2D([], [], color="0.3", label="equilibrium, predicted"),
+            Line2D([], [], ls="", marker="o", color=_CYCLE[1], ms=7, label="at the end of the run"),
+            Line2D([], [], ls="", marker="D", mfc="none", mec=_CYCLE[5], ms=8, mew=1.5, label="fn*, at $T_{NC}$"),
+            Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=12, label="gives the gain"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def over_levels(found: pd.DataFrame) -> Figure:
+    """fn at each level of NC1, over the run's final norm: a line for each run, a colour for each setting."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+        ax = figure.subplots()
+        colors = {setting: _CYCLE[i % len(_CYCLE)] for i, setting in enumerate(found["setting"].unique())}
+        for (setting, _), run in found.groupby(["setting", "key"], sort=False):
+            ax.plot(run["level"], run["share"], "o-", color=colors[setting])
+        ax.axvline(THRESHOLD, color="0.4", lw=1.2, ls=":")
+        ax.axhline(1, color="0.4", lw=1)
+        ax.set_xscale("log")
+        ax.set_xlim(1.3 * max(LEVELS), min(LEVELS) / 1.3)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_xlabel("NC1 falls below (collapse to the right)")
+        ax.set_ylabel("fn then / fn at the end")
+        if found.empty:
+            ax.text(0.5, 0.5, "no run fell below any of them", transform=ax.transAxes, ha="center", color="0.35")
+        handles = [Line2D([], [], color=color, marker="o", label=setting) for setting, color in colors.items()]
+        handles.append(Line2D([], [], color="0.4", ls=":", label="threshold of $T_{NC}$"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def rows(ends: pd.DataFrame) -> list[list[str]]:
+    """Rows for a numbered table, a run each: setting, seed, predicted and final norm, drift, fn*, its ratio to the final norm, NC1 at the end."""
+    return [
+        [
+            run["setting"],
+            str(run["seed"]),
+            number(run["predicted"]) + (" (given)" if run["reference"] and math.isfinite(run["predicted"]) else ""),
+            number(run["final"]),
+            percent(run["drift"], sign=True),
+            number(run["fn_star"]),
+            number(run["ratio"], 2),
+            number(run["final_nc1"], 4),
+        ]
+        for run in ends.to_dict("records")
+    ]
+
+
+def texts(ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
+    """The chapter's sentences, to glue: gain, critical, foretold, rates, star, own_levels, drifts."""
+    strength = fitted_gain(ends)
+    known = math.isfinite(strength)
+    return {
+        "reference": f"λ = {power(BASELINE.optimizer.weight_decay)}, rate {power(BASELINE.optimizer.lr)}",
+        "gain": number(strength, 2) if known else f"{MISSING} (no run at the reference fits its data)",
+        "critical": power(float(f"{critical_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
+        "foretold": _foretold(ends),
+        "rates": _rates(ends),
+        "star": _star(ends),
+        "own_levels": _own_levels(levels),
+        "drifts": _drifts(ends),
+    }
+
+
+def _foretold(ends: pd.DataFrame) -> str:
+    others = ends[~ends["reference"] & (ends["lr"] == BASELINE.optimizer.lr)].dropna(subset=["predicted", "final"])
+    if others.empty:
+        return "There is no second weight decay whose norm could be foretold."
+    parts = []
+    for decay, runs in others.groupby("weight_decay"):
+        measured, foretold = runs["final"].mean(), runs["predicted"].iloc[0]
+        off = f", {percent(round(measured / foretold - 1, 3), sign=True)} from it" if foretold else ""
+        parts.append(f"at λ = {power(decay)} {number(foretold)} is foretold and {number(measured)} measured{off}")
+    return f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}."
+
+
+def _rates(ends: pd.DataFrame) -> str:
+    same = ends[ends["weight_decay"] == BASELINE.optimizer.weight_decay].dropna(subset="final")
+    means = same.groupby("lr")["final"].mean()
+    if len(means) < 2:
+        return "Only one learning rate was trained at the reference's weight decay."
+    apart = means.max() / means.min() - 1
+    told = f"the final norm is {listing(f'{number(value)} at rate {power(lr)}' for lr, value in means.items())}"
+    close = "equal to within" if apart < NEAR else "apart by"
+    return f"Over learning rates {told}: {close} {percent(round(apart, 3))}, where the model has no rate at all."
+
+
+def _star(ends: pd.DataFrame) -> str:
+    ratios = ends["ratio"].dropna()
+    if ratios.empty:
+        return "No run collapsed: there is no fn* to set beside a final norm."
+    above, below = int((ratios > 1 + NEAR).sum()), int((ratios < 1 - NEAR).sum())
+    kinds = {"above it": above, "below it": below, "equal to it": len(ratios) - above - below}
+    counts = listing(f"{count} {words}" for words, count in kinds.items() if count)
+    return (
+        f"fn* is {number(ratios.min(), 2)} to {number(ratios.max(), 2)} times the norm at the end of the run; of {len(ratios)} runs {counts} "
+        f"(to within {percent(NEAR)})."
+    )
+
+
+def _own_levels(levels: pd.DataFrame) -> str:
+    means = levels.groupby("level")["share"].mean().sort_index(ascending=False)
+    if len(means) < 2:
+        return "Fewer than two of these levels were passed."
+    told = listing(f"{number(share, 2)} at NC1 = {level:g}" for level, share in means.items())
+    return f"In the mean of the runs that get there, the norm is, in units of the final one, {told}."
+
+
+def _drifts(ends: pd.DataFrame) -> str:
+    known = ends["drift"].dropna()
+    if known.empty:
+        return f"The runs are too short to say whether the norm still moves: less than {TAIL} epochs after the switch."
+    return f"Over the last {TAIL} epochs the norm changed by {percent(round(known.min(), 3), sign=True)} to {percent(round(known.max(), 3), sign=True)}."
