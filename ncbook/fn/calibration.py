@@ -101,7 +101,7 @@ def choice_texts(table: pd.DataFrame) -> dict[str, str]:
     texts["nearest"] = (
         f"Nearest to the paper comes {known.iloc[0]['setting']}, {_off(known.iloc[0]['distance'])} off."
         if len(known)
-        else "None can be ranked, since none has a fn*."
+        else "No setting can be ranked, since none has a fn*."
     )
     return texts | {"choice": _choice(table, known), "fitting": _fitting(known), "by_optimizer": _by_optimizer(known)}
 

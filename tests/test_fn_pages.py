@@ -1,0 +1,162 @@
+"""Words, tables and figures that the chapters of part two share, on tables written by hand."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_fn_notebooks import made_up
+
+from ncbook.analysis import Estimate
+from ncbook.fn import calibration, course, grid, pages, paper, plots
+from ncbook.fn.experiments import fn_baseline_specs, fn_calibration_specs, fn_grid_specs
+from ncbook.fn.onset import onsets
+from ncbook.sweep import table
+
+SHARED = {"data": "mnist", "subset": 300, "switch": 10, "epochs": 90}
+
+
+def baseline(seeds=(0, 1), **changes):
+    return fn_baseline_specs(seeds=list(seeds), **SHARED | changes)
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (pages.number(-1234.5678), "−1,234.568"),
+        (pages.number(math.nan), "n/a"),
+        (pages.percent(0.064), "6.4 %"),
+        (pages.percent(4.58, sign=True), "+458 %"),
+        (pages.power(1e-4), "10⁻⁴"),
+        (pages.power(3e-5), "3·10⁻⁵"),
+        (pages.power(0.0), "0"),
+        (pages.power(0.05), "0.05"),
+        (pages.with_interval(Estimate(1.038, 0.998, 1.078, 9)), "1.038 [0.998, 1.078]"),
+        (pages.with_interval(Estimate(1234.5, math.nan, math.nan, 1), 1), "1,234.5"),
+        (pages.percent_with_interval(Estimate(0.064, 0.043, math.inf, 9)), "6.4 % [4.3 %, no bound]"),
+        (pages.p_value(2e-7), "p < 0.001"),
+        (pages.listing(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_are_written_the_english_way(written, text):
+    assert written == text
+
+
+def test_departures_name_what_is_less_than_the_papers_scale_and_nothing_else():
+    at_scale = baseline(range(3), subset=0, switch=200, epochs=600)
+    assert pages.departures([made_up(spec) for spec in at_scale]) == []
+    (fewer,) = pages.departures([made_up(spec) for spec in baseline(range(3), subset=12000, switch=200, epochs=600)])
+    assert fewer == "12,000 of the 60,000 training images of MNIST"
+    cells = fn_grid_specs(["cifar10"], 8, 0, 200, 300, [0, 1, 2])
+    assert pages.departures([made_up(spec) for spec in cells]) == [
+        "ResNet-20 of width 8 instead of 16",
+        "at most 100 epochs after the switch, where the paper's MLP took 110 to collapse",
+        "at most 300 epochs of ResNet-20, which took 660 to collapse in the paper",
+    ]
+
+
+def test_onset_rows_say_where_runs_did_not_cross():
+    runs = [made_up(spec, collapses=spec.seed != 1) for spec in baseline([0, 1, 2])]
+    found = onsets(table(runs), 0.01).assign(group=["a", "a", "b"])
+    some, all_of_one = pages.onset_rows(found, "group")
+    assert some[:2] == ["a", "1 of 2"] and some[2].startswith("≥ ") and not some[4].startswith("≥")
+    assert all_of_one[1] == "1 of 1" and "≥" not in "".join(all_of_one)
+    (none,) = pages.onset_rows(found[found["seed"] == 1], "group")
+    assert none == ["a", "0 of 1", "> 90", "n/a", "n/a"]
+
+
+def test_a_course_is_read_at_its_moments():
+    runs = [made_up(spec) for spec in baseline()]
+    found = course.courses(table(runs), 0.01)
+    for run, row in zip(runs, found.to_dict("records")):
+        at = dict(zip(run.epochs, range(len(run.epochs))))
+        error, norm = run.metrics["train_error"], run.metrics["feature_norm"]
+        assert row["terminal"] == run.epochs[error <= 0.01][0] and row["interpolating"] == run.epochs[error <= 0.001][0]
+        assert (row["norm_switch"], row["norm_after"], row["error_after"]) == (norm[at[10]], norm[at[11]], error[at[11]])
+        assert row["norm_early"] == norm[at[10]] and row["compression"] == norm[at[10]] / row["fn_star"]
+        assert row["norm_top"] == norm[at[11]:].max() and row["norm_end"] == norm[-1]
+    assert "falls from 21.00" in course.crash_text(found) and "in 2 of 2 runs" in course.approach_text(found)
+
+
+def test_a_metric_that_rises_at_the_switch_may_fall_only_in_the_second_sense():
+    run = made_up(baseline([0])[0])
+    since = run.epochs - 10
+    risen = dataclasses.replace(run, metrics=run.metrics | {"nc3_clean": np.where(since > 0, 2.0 * np.exp(-since / 200), 1.0)})
+    (row,) = course.structure_rows(table([risen]), {"nc3_clean": "NC3"})
+    assert row[-2:] == ["0 of 1", "1 of 1"]
+    assert course.structure_text(table([risen])) == "in every run: NC2 (norms), NC2 (angles) and NC2 (Grams); in no run: NC3"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"), [([1.0, 1.1, 1.2], "inside"), ([1.2, 1.21, 1.22], "outside"), ([1.1], "no interval"), ([], "nothing")]
+)
+def test_the_papers_value_lies_inside_the_interval_or_not(values, told):
+    assert told in course.against_paper(values, 1.063)
+
+
+def searched(norms, early=27.0):
+    """Settings whose fn* are `norms`, NaN where they did not collapse."""
+    specs = fn_calibration_specs([256], ["adam 0.001", "sgd 0.05"], [128], ["mean", "sum"], ["kept"], seeds=[0], **SHARED)
+    found = course.courses(table([made_up(spec) for spec in specs]), 0.01)
+    norms = np.array(norms)
+    return calibration.settings(found.assign(fn_star=norms, norm_early=early, censored=np.isnan(norms)), paper.BASELINE)
+
+
+def test_settings_are_ranked_by_their_distance_in_logarithms():
+    table = searched([2 * 1.063, 1.063 / 1.1, math.nan, 1.063])
+    assert table["setting"].tolist() == ["SGD 0.05, sum", "Adam 10⁻³, sum", "Adam 10⁻³, mean", "SGD 0.05, mean"]
+    *ranked, unknown = table["distance"]
+    assert ranked == pytest.approx([0, math.log(1.1) / 2, math.log(2) / 2]) and math.isnan(unknown)
+    assert table.loc[table["chosen"], "setting"].tolist() == ["Adam 10⁻³, mean"]
+    texts = calibration.choice_texts(table)
+    assert "number 3 of the 3" in texts["choice"] and texts["search"].startswith("Of 4 settings, 3 collapsed")
+    assert texts["fitting"].startswith("2 settings have") and "fn* 0.966 to 1.063" in texts["fitting"]
+    assert calibration.setting_rows(table)[2][1] == "**Adam 10⁻³, mean**" and calibration.setting_rows(table)[3][4] == "not reached"
+
+
+def test_no_setting_fits_where_none_is_near():
+    texts = calibration.choice_texts(searched([5.0, 6.0, 7.0, 8.0]))
+    assert texts["fitting"].startswith("No setting") and "number 1 of the 4" in texts["choice"]
+
+
+def cells(norms):
+    """Onsets of a grid of two by two, three seeds a cell: fn* of (mlp, mnist), (resnet20, mnist), (mlp, cifar10), (resnet20, cifar10)."""
+    names = [(model, data) for data in ("mnist", "cifar10") for model in ("mlp", "resnet20")]
+    rows = [(*name, norm * (1 + 0.01 * seed)) for name, norm in zip(names, norms) for seed in range(3)]
+    found = pd.DataFrame(rows, columns=["model", "data", "fn_star"])
+    return found.assign(T_NC=100.0, censored=found["fn_star"].isna(), diverged=False)
+
+
+def test_effects_that_multiply_do_not_add():
+    text = grid.interaction_text(cells([1.0, 4.0, 2.0, 8.0]))
+    added, multiplied = text.split("If effects multiplied")
+    assert "leaves out 0" in added and "holds 0" in multiplied
+    assert grid.effects(cells([1.0, 4.0, 2.0, 8.0]))["cifar10"].mean == pytest.approx(3)
+
+
+def test_a_cell_without_collapse_leaves_the_interaction_open():
+    found = cells([1.0, 4.0, math.nan, 8.0])
+    assert grid.interaction_text(found) == "Independence cannot be tested: no run collapsed in MLP on CIFAR-10."
+    assert "on CIFAR-10 unknown" in grid.effects_text(found) and "on MNIST +300 %" in grid.effects_text(found)
+    assert "cannot be tested" in grid.interaction_text(found[found["data"] == "mnist"])
+
+
+def test_the_papers_percentages_imply_its_cells():
+    implied = {cell: value.value for cell, value in paper.grid().items()}
+    assert implied["mlp", "mnist"] * 5.58 == pytest.approx(5.867)
+    assert implied["mlp", "cifar10"] == pytest.approx(1.5135 / 1.68)
+    assert "−1.1 % from the 1.063" in grid.arithmetic_text() and "inside the range" in grid.arithmetic_text()
+
+
+def test_figures_mark_runs_that_collapsed_and_those_that_did_not():
+    runs = [made_up(spec, collapses=spec.seed == 0) for spec in baseline()]
+    rows = table(runs)
+    found = onsets(rows, 0.01)
+    norms, nc1 = plots.trajectories(rows, [plots.NORM, plots.NC1], onsets=found, threshold=0.01).axes
+    circles = [line.get_xydata()[0] for line in nc1.lines if line.get_marker() == "o"]
+    assert np.allclose(circles, [[found["T_NC"].iloc[0], 0.01]])
+    onset, star = plots.onset_over(found, "seed", "seed").axes
+    triangles = [line.get_xydata() for line in onset.lines if line.get_marker() == "^"]
+    assert np.allclose(triangles, [[[1, 80]]])
+    assert not [line for line in star.lines if line.get_marker() == "^"]
