@@ -46,6 +46,13 @@ def _levels(table: pd.DataFrame, column: str | None) -> list[Any]:
     return sorted(values) if pd.api.types.is_numeric_dtype(table[column]) else values
 
 
+def _level_colors(levels: Sequence[Any]) -> dict[Any, Any]:
+    """A colour for each level: more numbers than the cycle tells apart run from dark to light in their order."""
+    if len(levels) > len(_CYCLE):
+        return dict(zip(levels, mpl.colormaps["viridis"](np.linspace(0, 0.9, len(levels)))))
+    return dict(zip(levels, _CYCLE))
+
+
 def _finish(figure: Figure, handles: Sequence[Line2D]) -> None:
     columns = 80 // (8 + max((len(handle.get_label()) for handle in handles), default=1))
     if handles:
@@ -73,7 +80,7 @@ def trajectories(
     start = table["switch"].fillna(0).astype(int)
     table = table.assign(x=table["epoch"] - start)[table["epoch"] > start] if since_switch else table.assign(x=table["epoch"])
     levels = _levels(table, by)
-    colors = {level: _CYCLE[i % len(_CYCLE)] if by else _CYCLE[1] for i, level in enumerate(levels)}
+    colors = _level_colors(levels) if by else {None: _CYCLE[1]}
     switches = [] if since_switch else sorted(set(table["switch"].dropna()))
     with mpl.rc_context(STYLE | {"lines.linewidth": 1.3}):
         figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
