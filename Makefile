@@ -12,7 +12,8 @@ test: book  ## every test, and the executed chapters run again and compared (nbv
 	@$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg tests executed
 
 bench: .venv/installed  ## stacks against a plain loop, on this machine
-	@$(BIN)/python -m tests.benchmarks.bench_sweep
+	@$(BIN)/python -m tests.benchmarks.bench_sweep exp1
+	@$(BIN)/python -m tests.benchmarks.bench_sweep mlp
 
 clean:  ## pages and executed notebooks; trained runs are kept
 	rm -rf _build executed

@@ -2,7 +2,7 @@
 
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
 code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
-row. The page on performance reads `{{ bench_table }}` and its like, which are made here from what the benchmark saved.
+row. The page on performance reads `{{ exp1_table }}` and its like, which are made here from what the benchmark saved.
 """
 
 import ast
@@ -68,22 +68,27 @@ class Verdict(SphinxRole):
         return [nodes.reference("", "", nodes.inline(label, label), refuri=address, internal=True, classes=classes)], []
 
 
-def bench_texts(bench: dict[str, Any]) -> dict[str, str]:
-    """What the page on performance shows of a result, as Markdown: `bench_setting`, `bench_summary` and `bench_table`."""
-    memory, networks, rounds = bench["peak_memory_mb"], bench["networks"], enumerate(bench["rounds"], 1)
-    rows = [f"| {number} | {r['plain_seconds']:.1f} | {r['stacked_seconds']:.1f} | {r['ratio']:.2f} |" for number, r in rounds]
+def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
+    """What the page on performance shows of a sweep's result, as Markdown: `<sweep>_setting`, `<sweep>_summary` and `<sweep>_table`."""
+    memory, networks, seeds = bench["peak_memory_mb"], bench["networks"], bench["seeds"]
+    rows = [
+        f"| {number} | {measured['plain_seconds']:.1f} | {measured['stacked_seconds']:.1f} | {measured['ratio']:.2f} |"
+        for number, measured in enumerate(bench["rounds"], 1)
+    ]
     spread = f"median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
     return {
-        "bench_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, PyTorch {bench['torch']}; "
-        f"{networks} networks, {networks // bench['seeds']} for each of {bench['seeds']} seeds; plain loop with {bench['plain_threads']} threads",
-        "bench_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}); peak memory {memory['one_by_one']} MB for the plain loop, "
-        f"{memory['stacked']} MB for the stacks of all processes together",
-        "bench_table": "\n".join(["| round | plain loop (s) | stacks (s) | ratio |", "|--:|--:|--:|--:|", *rows]),
+        f"{sweep}_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, "
+        f"PyTorch {bench['torch']}; {networks} networks, {networks // seeds} for each of {seeds} seeds; "
+        f"plain loop with {bench['plain_threads']} threads",
+        f"{sweep}_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}); peak memory {memory['one_by_one']} MB for the "
+        f"plain loop, {memory['stacked']} MB for the stacks of all processes together",
+        f"{sweep}_table": "\n".join(["| round | plain loop (s) | stacks (s) | ratio |", "|--:|--:|--:|--:|", *rows]),
     }
 
 
 def add_bench(app: Sphinx, config: Config) -> None:
-    config.myst_substitutions |= bench_texts(json.loads(BENCH.read_text(encoding="utf-8")))
+    for sweep, bench in json.loads(BENCH.read_text(encoding="utf-8")).items():
+        config.myst_substitutions |= bench_texts(sweep, bench)
 
 
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

@@ -124,8 +124,9 @@ def test_italian_pages_and_no_others_are_marked_as_italian(look, name: str) -> N
 
 
 def test_performance_page_shows_the_measured_numbers(look) -> None:
-    bench = json.loads((ROOT / "book" / "bench.json").read_text(encoding="utf-8"))
+    saved = json.loads((ROOT / "book" / "bench.json").read_text(encoding="utf-8"))
     prose = look("book/performance")[1280].prose
-    assert f"{bench['ratio_median']:.2f} times as fast" in prose and bench["date"] in prose and bench["hardware"] in prose
-    for number in (f"{measured['stacked_seconds']:.1f}" for measured in bench["rounds"]):
-        assert number in prose
+    for bench in saved.values():
+        assert f"{bench['ratio_median']:.2f} times as fast" in prose and bench["date"] in prose and bench["hardware"] in prose
+        for number in (f"{measured['stacked_seconds']:.1f}" for measured in bench["rounds"]):
+            assert number in prose
