@@ -1,12 +1,11 @@
 """The two operations in which a stack of 1-D networks spends its time: a width-3 convolution, and batch norm with ReLU.
 
-Activations are `[members, positions, batch, channels]`: at one position the batch and its channels lie side by side, so that every
-elementwise loop runs over one long contiguous row, and a convolution is a few matrix products.
+Activations are `[members, channels, positions, batch]`: a channel of a member is one contiguous row, which stays in cache from batch
+norm's first pass to its second, and the batch fills the vector registers however narrow the network is.
 
 On the CPU the convolution is Winograd's F(4, 3): four outputs from six products instead of twelve (Lavin & Gray 2016, "Fast algorithms
-for convolutional neural networks"; exact in real arithmetic), done tile by tile in one compiled loop that calls the BLAS of scipy; batch
-norm, sum and ReLU are one loop forward and one backward. All constants are of the arrays' own type: numba computes float32 with whole
-numbers in float64.
+for convolutional neural networks"; exact in real arithmetic), done tile by tile with the vector loops of `ncbook.vector`.
+All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
 `conv3` and `batch_norm_relu` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
 """
 
@@ -15,39 +14,54 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from ncbook.vector import LINE_BYTES, multiply, transform, transpose
 
 # No flag here assumes that NaN does not occur: a diverged network must stay visible.
+# The cache is renewed when this file changes, not when `ncbook.vector` does: after an edit there, delete __pycache__.
 _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
-_ROW_BLOCK = 64  # rows summed in the tensor's own precision before they are added to a float64 total
-_COLUMNS = 64  # rows shorter than this are joined, to fill the vector units
+_CHUNK = 1024  # elements summed in the tensor's own precision before they are added to a float64 total
 
-# F(4, 3) maps six inputs d and three taps g to the four outputs Aᵀ[(G g) ∘ (Bᵀ d)]; Aᵀ and Bᵀ are written out in the loops below.
-_WINOGRAD_G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+# F(4, 3) maps six inputs d and three taps g to the four outputs Aᵀ[(G g) ∘ (Bᵀ d)].
+_G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+_BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
+_AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_OUTPUTS, _PRODUCTS = len(_AT), len(_BT)
+
+# Axes: rows of a signal, and what else a tile has; x and y are [members, channels, positions, lines, line], v and m begin with the products.
+_input_by_line, _input_by_channel = transform(_BT, (2, 3), (0, 1)), transform(_BT, (2, 3), (0, 2))
+_output_tile, _output_tile_adjoint = transform(_AT, (0, 1), (2, 1)), transform(tuple(zip(*_AT)), (0, 1), (0, 1))
+_turn = transpose((1, 3), (2, 3))
 
 
 def conv3(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve each member's signals with its own filters: width 3, stride 1, zero padding 1, no bias.
 
-    x: `[members, positions, batch, channels]`; weight: `[members, out, channels, 3]`, whose member slice is the weight of an
-    `nn.Conv1d`. Returns `[members, positions, batch, out]`.
+    x: `[members, channels, positions, batch]`; weight: `[members, out, channels, 3]`, whose member slice is the weight of an
+    `nn.Conv1d`. Returns `[members, out, positions, batch]`.
     """
-    return _Conv3.apply(x, weight) if _has_kernel(x) else conv3_plain(x, weight)
+    if not _has_kernel(x):
+        return conv3_plain(x, weight)
+    batch = x.shape[-1]
+    missing = -batch % _line(x)
+    return _Conv3.apply(pad(x, (0, missing)), weight)[..., :batch] if missing else _Conv3.apply(x, weight)
 
 
 def conv3_plain(x: Tensor, weight: Tensor) -> Tensor:
     """`conv3` in plain torch operations, for any device and precision."""
-    members, positions, batch, channels = x.shape
-    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 1, 1))
-    columns = torch.cat([padded[:, tap : tap + positions] for tap in range(3)], dim=-1)
-    taps = weight.permute(0, 3, 2, 1).reshape(members, 3 * channels, -1)
-    return torch.bmm(columns.view(members, positions * batch, 3 * channels), taps).view(members, positions, batch, -1)
+    members, channels, positions, batch = x.shape
+    padded = pad(x, (0, 0, 1, 1))
+    columns = torch.cat([padded[:, :, tap : tap + positions] for tap in range(3)], dim=1)
+    taps = weight.transpose(2, 3).reshape(members, -1, 3 * channels)
+    return torch.bmm(taps, columns.view(members, 3 * channels, positions * batch)).view(members, -1, positions, batch)
 
 
 def batch_norm_relu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
     """ReLU(batch norm of x, plus residual) with the statistics of this batch, separately for each member and channel.
 
-    x and residual: `[members, positions, batch, channels]`; weight and bias: `[members, channels]`.
+    x and residual: `[members, channels, positions, batch]`; weight and bias: `[members, channels]`.
     Returns the activations, and the mean and the biased variance that normalised them, `[members, channels]`, without gradients.
     """
     if _has_kernel(x):
@@ -57,9 +71,9 @@ def batch_norm_relu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | 
 
 def batch_norm_relu_plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
     """`batch_norm_relu` in plain torch operations, for any device and precision."""
-    var, mean = torch.var_mean(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, dim=(1, 2), correction=0)
+    var, mean = torch.var_mean(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, dim=(2, 3), correction=0)
     scale = weight * torch.rsqrt(var + eps)
-    out = x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+    out = x * scale[:, :, None, None] + (bias - mean * scale)[:, :, None, None]
     if residual is not None:
         out = out + residual
     return torch.relu(out).to(x.dtype), mean.detach(), var.detach()
@@ -69,43 +83,53 @@ def _has_kernel(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 
 
+def _line(x: Tensor) -> int:
+    """How many elements make one line of `ncbook.vector`."""
+    return LINE_BYTES // x.element_size()
+
+
+def _lines(x: Tensor) -> np.ndarray:
+    """`[members, channels, positions, lines, line]`."""
+    return x.detach().unflatten(-1, (-1, _line(x))).numpy()
+
+
 class _Conv3(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        members, positions, batch, channels = x.shape
-        x, g = x.detach().contiguous(), weight.new_tensor(_WINOGRAD_G)
-        u = (weight.detach() @ g.T).permute(0, 3, 2, 1).contiguous()  # [members, 6, channels, out]
-        y = x.new_empty(members, positions, batch, u.shape[-1])
-        _convolve(_rows(x), u.numpy(), _rows(y), batch)
-        ctx.save_for_backward(x, u, g)
+        members, channels, positions, batch = x.shape
+        x, y = x.contiguous(), x.new_empty(members, weight.shape[1], positions, batch)
+        _convolve(_lines(x), _filters(weight), _lines(y))
+        ctx.save_for_backward(x, weight)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor, Tensor]:
-        x, u, g = ctx.saved_tensors
-        grad_x, grad_u = torch.empty_like(x), torch.empty_like(u)
-        transposed = u.transpose(2, 3).contiguous()
-        _convolve_adjoint(_rows(x), transposed.numpy(), _rows(grad_y.contiguous()), _rows(grad_x), grad_u.numpy(), x.shape[2])
-        return grad_x, grad_u.permute(0, 3, 2, 1) @ g
+    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        members, out, channels, _ = weight.shape
+        grad_y, grad_x = grad_y.contiguous(), None
+        if ctx.needs_input_grad[0]:  # a convolution with the filters turned round
+            grad_x = torch.empty_like(x)
+            _convolve(_lines(grad_y), _filters(weight.flip(3).transpose(1, 2)), _lines(grad_x))
+        panels = -(-out // _line(x))
+        grad_u = x.new_empty(members, _PRODUCTS, panels, channels, _line(x))
+        _filter_gradient(_lines(x), _lines(grad_y), grad_u.numpy())
+        by_filter = grad_u.permute(0, 2, 4, 3, 1).flatten(1, 2)[:, :out]
+        return grad_x, by_filter @ weight.new_tensor(_G)
 
 
 class _BatchNormReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         x = x.detach().contiguous()
-        members, positions, batch, channels = x.shape
-        repeat = _rows_to_join(batch, channels)
-        rows = (members, positions * batch // repeat, repeat * channels)
-        out, mean, var = torch.empty_like(x), x.new_empty(members, channels), x.new_empty(members, channels)
-        ctx.has_residual = residual is not None
+        out, mean, var = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        ctx.has_residual, ctx.eps = residual is not None, eps
         # Without a residual the output stands in for it, unread: one signature, one compilation.
         added = residual.detach().contiguous() if ctx.has_residual else out
-        arrays = (t.detach().numpy() for t in (weight, bias, mean, var, added.view(rows), out.view(rows)))
-        _normalise(x.view(rows).numpy(), ctx.has_residual, eps, *arrays)
+        arrays = (t.detach().numpy() for t in (weight, bias, mean, var))
+        _normalise(_rows(x), ctx.has_residual, eps, *arrays, _rows(added), _rows(out))
         # With a residual ReLU's gate is read off the output; without, it is recomputed, which needs one array less.
         ctx.save_for_backward(x, out if ctx.has_residual else x, mean, var, weight, bias)
-        ctx.rows, ctx.eps = rows, eps
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
 
@@ -113,270 +137,156 @@ class _BatchNormReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out: Tensor, *_) -> tuple[Tensor | None, ...]:
         x, out, mean, var, weight, bias = ctx.saved_tensors
-        grad_out = grad_out.contiguous()
         grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
         grad_residual = torch.empty_like(x) if ctx.has_residual else grad_x
-        arrays = (t.view(ctx.rows).numpy() for t in (grad_out, out, x, grad_x, grad_residual))
+        arrays = map(_rows, (grad_out.contiguous(), out, x, grad_x, grad_residual))
         channels = (t.detach().numpy() for t in (weight, bias, mean, var, grad_weight, grad_bias))
         _normalise_adjoint(ctx.has_residual, ctx.eps, *arrays, *channels)
         return grad_x, grad_weight, grad_bias, grad_residual if ctx.has_residual else None, None
 
 
-def _rows_to_join(batch: int, channels: int) -> int:
-    """How many neighbouring rows of `channels` to treat as one: a divisor of the batch."""
-    repeat = 1
-    while repeat * channels < _COLUMNS and batch % (2 * repeat) == 0:
-        repeat *= 2
-    return repeat
+def _filters(weight: Tensor) -> np.ndarray:
+    """G g for every filter g: `[members, out, channels, 3]` -> `[members, products, out, channels]`."""
+    return (weight.detach() @ weight.new_tensor(_G).T).permute(0, 3, 1, 2).contiguous().numpy()
 
 
 def _rows(x: Tensor) -> np.ndarray:
-    """`[members, positions, batch * channels]`."""
+    """`[members, channels, positions * batch]`."""
     return x.flatten(2).numpy()
 
 
 @_jit
-def _convolve(x, u, y, batch):
-    """y = the convolution of x with the filters G g = u `[members, 6, channels, out]`, tile after tile, so that a tile stays in cache."""
-    members, positions, size = x.shape
-    channels, out = u.shape[2:]
-    zero, v, m = np.zeros(size, x.dtype), np.empty((6, size), x.dtype), np.empty((6, batch * out), x.dtype)
+def _copy_beside_zeros(x, s, c, start, beside):
+    """Positions start ... of x[s, c] to `beside` `[1, 1, positions, lines, line]`, zeros for those outside the signal."""
+    zero = x.dtype.type(0)
+    _, _, positions, lines, line = beside.shape
+    for r in range(positions):
+        inside = 0 <= start + r < x.shape[2]
+        for q in range(lines):
+            for z in range(line):
+                beside[0, 0, r, q, z] = x[s, c, start + r, q, z] if inside else zero
+
+
+@_jit
+def _convolve(x, u, y):
+    """y `[members, out, positions, lines, line]` = the convolution of x `[members, channels, ...]` with the `_filters` u."""
+    members, channels, positions, lines, line = x.shape
+    out = y.shape[1]
+    # one row more than channels keeps the parts of a tile out of each other's cache sets
+    v, m = np.empty((_PRODUCTS, lines, channels + 1, line), x.dtype), np.empty((_PRODUCTS, 6, line), x.dtype)
+    beside, rest = np.empty((1, 1, _PRODUCTS, lines, line), x.dtype), np.empty((1, 6, _OUTPUTS, line), x.dtype)
     for s in range(members):
-        for start in range(0, positions, 4):
-            _input_tile(x[s], start, zero, v)
-            for k in range(6):
-                np.dot(v[k].reshape(batch, channels), u[s, k], m[k].reshape(batch, out))
-            _output_rows(m, y[s], start)
+        for start in range(0, positions, _OUTPUTS):
+            for c in range(channels):
+                if start >= 1 and start - 1 + _PRODUCTS <= positions:
+                    _input_by_line(x, (s, c, start - 1), v, (0, 0, c), lines)
+                else:
+                    _copy_beside_zeros(x, s, c, start - 1, beside)
+                    _input_by_line(beside, (0,), v, (0, 0, c), lines)
+            for o in range(0, out, 6):
+                size = min(6, out - o)
+                for q in range(lines):
+                    for k in range(_PRODUCTS):
+                        multiply(u, (s, k, o), v, (k, q), m, (k,), size, channels, False)
+                    if start + _OUTPUTS <= positions:
+                        _output_tile(m, (0,), y, (s, o, start, q), size)
+                    else:
+                        _output_tile(m, (0,), rest, (0,), size)
+                        for r in range(size):
+                            for p in range(positions - start):
+                                for z in range(line):
+                                    y[s, o + r, start + p, q, z] = rest[0, r, p, z]
 
 
 @_jit
-def _convolve_adjoint(x, u, grad_y, grad_x, grad_u, batch):
-    """The gradients of `_convolve`; u is `[members, 6, out, channels]` here, grad_u as u there."""
-    members, positions, size = x.shape
-    out, channels = u.shape[2:]
-    zero, zero_out = np.zeros(size, x.dtype), np.zeros(batch * out, x.dtype)
-    v, grad_v, grad_m = np.empty((6, size), x.dtype), np.empty((6, size), x.dtype), np.empty((6, batch * out), x.dtype)
-    of_tile = np.empty((channels, out), x.dtype)
+def _filter_gradient(x, grad_y, grad_u):
+    """grad_u `[members, products, panels, channels, line]` for the filters of `_convolve`, a panel being the filters of one line."""
+    members, channels, positions, lines, line = x.shape
+    out, panels, lanes, batch = grad_y.shape[1], grad_u.shape[2], line // 2, lines * line
+    v, beside = np.empty((_PRODUCTS, channels, lines + 1, line), x.dtype), np.empty((1, 1, _PRODUCTS, lines, line), x.dtype)
+    rows = v.reshape(_PRODUCTS, channels, batch + line)
+    turned = np.zeros((_OUTPUTS, panels, lines, line, line), x.dtype)
+    turned_flat, m = turned.reshape(_OUTPUTS, panels * batch, line), np.empty((_PRODUCTS, panels * batch, line), x.dtype)
     for s in range(members):
-        grad_u[s] = 0
-        grad_x[s, 0] = 0
-        for start in range(0, positions, 4):
-            _input_tile(x[s], start, zero, v)
-            _output_rows_adjoint(grad_y[s], start, zero_out, grad_m)
-            for k in range(6):
-                columns = grad_m[k].reshape(batch, out)
-                np.dot(v[k].reshape(batch, channels).T, columns, of_tile)
-                grad_u[s, k] += of_tile
-                np.dot(columns, u[s, k], grad_v[k].reshape(batch, channels))
-            _input_tile_adjoint(grad_v, start, grad_x[s])
-
-
-@_jit
-def _input_tile(x, r, zero, v):
-    """v = Bᵀ (rows r-1 ... r+4 of x), rows outside the signal being zero."""
-    two, four, five = x.dtype.type(2), x.dtype.type(4), x.dtype.type(5)
-    positions, size = x.shape
-    d0 = x[r - 1] if r >= 1 else zero
-    d1 = x[r]
-    d2 = x[r + 1] if r + 1 < positions else zero
-    d3 = x[r + 2] if r + 2 < positions else zero
-    d4 = x[r + 3] if r + 3 < positions else zero
-    d5 = x[r + 4] if r + 4 < positions else zero
-    v0, v1, v2, v3, v4, v5 = v[0], v[1], v[2], v[3], v[4], v[5]
-    for q in range(size):
-        v0[q] = four * d0[q] - five * d2[q] + d4[q]
-    for q in range(size):
-        v1[q] = d4[q] - four * d2[q] + d3[q] - four * d1[q]
-    for q in range(size):
-        v2[q] = d4[q] - four * d2[q] - d3[q] + four * d1[q]
-    for q in range(size):
-        v3[q] = d4[q] - d2[q] + two * (d3[q] - d1[q])
-    for q in range(size):
-        v4[q] = d4[q] - d2[q] - two * (d3[q] - d1[q])
-    for q in range(size):
-        v5[q] = four * d1[q] - five * d3[q] + d5[q]
-
-
-@_jit
-def _input_tile_adjoint(v, r, x):
-    """The transpose of `_input_tile`, for tiles in rising order: rows r-1 and r add to what the tile before left there."""
-    two, four, five = x.dtype.type(2), x.dtype.type(4), x.dtype.type(5)
-    positions, size = x.shape
-    v0, v1, v2, v3, v4, v5 = v[0], v[1], v[2], v[3], v[4], v[5]
-    if r >= 1:
-        before = x[r - 1]
-        for q in range(size):
-            before[q] += four * v0[q]
-    x0 = x[r]
-    for q in range(size):
-        x0[q] += four * (v2[q] - v1[q] + v5[q]) + two * (v4[q] - v3[q])
-    if r + 1 < positions:
-        x1 = x[r + 1]
-        for q in range(size):
-            x1[q] = -five * v0[q] - four * (v1[q] + v2[q]) - v3[q] - v4[q]
-    if r + 2 < positions:
-        x2 = x[r + 2]
-        for q in range(size):
-            x2[q] = v1[q] - v2[q] + two * (v3[q] - v4[q]) - five * v5[q]
-    if r + 3 < positions:
-        x3 = x[r + 3]
-        for q in range(size):
-            x3[q] = v0[q] + v1[q] + v2[q] + v3[q] + v4[q]
-    if r + 4 < positions:
-        after = x[r + 4]
-        for q in range(size):
-            after[q] = v5[q]
-
-
-@_jit
-def _output_rows(m, y, r):
-    """Rows r ... r+3 of y = Aᵀ m, rows outside the signal left out."""
-    two, four, eight = y.dtype.type(2), y.dtype.type(4), y.dtype.type(8)
-    positions, size = y.shape
-    m0, m1, m2, m3, m4, m5 = m[0], m[1], m[2], m[3], m[4], m[5]
-    y0 = y[r]
-    for q in range(size):
-        y0[q] = m0[q] + m1[q] + m2[q] + m3[q] + m4[q]
-    if r + 1 < positions:
-        y1 = y[r + 1]
-        for q in range(size):
-            y1[q] = m1[q] - m2[q] + two * (m3[q] - m4[q])
-    if r + 2 < positions:
-        y2 = y[r + 2]
-        for q in range(size):
-            y2[q] = m1[q] + m2[q] + four * (m3[q] + m4[q])
-    if r + 3 < positions:
-        y3 = y[r + 3]
-        for q in range(size):
-            y3[q] = m1[q] - m2[q] + eight * (m3[q] - m4[q]) + m5[q]
-
-
-@_jit
-def _output_rows_adjoint(y, r, zero, m):
-    """The transpose of `_output_rows`."""
-    two, four, eight = y.dtype.type(2), y.dtype.type(4), y.dtype.type(8)
-    positions, size = y.shape
-    y0 = y[r]
-    y1 = y[r + 1] if r + 1 < positions else zero
-    y2 = y[r + 2] if r + 2 < positions else zero
-    y3 = y[r + 3] if r + 3 < positions else zero
-    m0, m1, m2, m3, m4, m5 = m[0], m[1], m[2], m[3], m[4], m[5]
-    for q in range(size):
-        m0[q] = y0[q]
-    for q in range(size):
-        m1[q] = y0[q] + y2[q] + y1[q] + y3[q]
-    for q in range(size):
-        m2[q] = y0[q] + y2[q] - y1[q] - y3[q]
-    for q in range(size):
-        m3[q] = y0[q] + four * y2[q] + two * y1[q] + eight * y3[q]
-    for q in range(size):
-        m4[q] = y0[q] + four * y2[q] - two * y1[q] - eight * y3[q]
-    for q in range(size):
-        m5[q] = y3[q]
+        for start in range(0, positions, _OUTPUTS):
+            for c in range(channels):
+                if start >= 1 and start - 1 + _PRODUCTS <= positions:
+                    _input_by_channel(x, (s, c, start - 1), v, (0, c), lines)
+                else:
+                    _copy_beside_zeros(x, s, c, start - 1, beside)
+                    _input_by_channel(beside, (0,), v, (0, c), lines)
+            for r in range(_OUTPUTS):
+                if start + r >= positions:
+                    turned[r] = 0
+                    continue
+                for o in range(0, out - lanes + 1, lanes):
+                    _turn(grad_y, (s, o, start + r), turned, (r, o // line, 0, 0, o % line), lines)
+                for o in range(out - out % lanes, out):
+                    for q in range(lines):
+                        for z in range(line):
+                            turned[r, o // line, q, z, o % line] = grad_y[s, o, start + r, q, z]
+            _output_tile_adjoint(turned_flat, (0,), m, (0,), panels * batch)
+            for k in range(_PRODUCTS):
+                for p in range(panels):
+                    multiply(rows, (k, 0), m, (k, p * batch), grad_u, (s, k, p), channels, batch, start > 0)
 
 
 @_jit
 def _normalise(x, has_residual, eps, weight, bias, mean, var, residual, out):
-    """Batch norm, sum and ReLU of x `[members, rows, columns]`; a column's channel is its index modulo the number of channels."""
-    zero = x.dtype.type(0)
-    members, count, columns = x.shape
-    channels = mean.shape[1]
-    n = count * (columns // channels)
-    first, second = np.empty(columns, x.dtype), np.empty(columns, x.dtype)
-    scale, shift = np.empty(columns, x.dtype), np.empty(columns, x.dtype)
-    total, squares = np.empty(channels), np.empty(channels)
+    """Batch norm, sum and ReLU of x `[members, channels, elements]`."""
+    number, zero = x.dtype.type, x.dtype.type(0)
+    members, channels, n = x.shape
     for s in range(members):
-        origin = np.empty(columns, x.dtype)  # shifting by a value of the channel guards the sum of squares against cancellation
-        for c in range(columns):
-            origin[c] = x[s, 0, c % channels]
-        total[:] = 0
-        squares[:] = 0
-        for start in range(0, count, _ROW_BLOCK):
-            first[:] = 0
-            second[:] = 0
-            for r in range(start, min(start + _ROW_BLOCK, count)):
-                row = x[s, r]
-                for c in range(columns):
-                    deviation = row[c] - origin[c]
-                    first[c] += deviation
-                    second[c] += deviation * deviation
-            for c in range(columns):
-                total[c % channels] += first[c]
-                squares[c % channels] += second[c]
         for c in range(channels):
-            offset = total[c] / n
-            mean[s, c] = origin[c] + offset
-            var[s, c] = squares[c] / n - offset * offset
-        for c in range(columns):
-            k = c % channels
-            scale[c] = weight[s, k] / np.sqrt(var[s, k] + eps)
-            shift[c] = bias[s, k] - mean[s, k] * scale[c]
-        for r in range(count):
-            row, out_row = x[s, r], out[s, r]
+            row, added, target = x[s, c], residual[s, c], out[s, c]
+            origin = row[0]  # shifting by a value of the channel guards the sum of squares against cancellation
+            total = squares = 0.0
+            for start in range(0, n, _CHUNK):
+                first = second = zero
+                for q in range(start, min(start + _CHUNK, n)):
+                    deviation = row[q] - origin
+                    first += deviation
+                    second += deviation * deviation
+                total += first
+                squares += second
+            offset = total / n
+            mean[s, c], var[s, c] = origin + offset, squares / n - offset * offset
+            scale = number(weight[s, c] / np.sqrt(var[s, c] + eps))
+            shift = number(bias[s, c] - mean[s, c] * scale)
             if has_residual:
-                residual_row = residual[s, r]
-                for c in range(columns):
-                    z = row[c] * scale[c] + shift[c] + residual_row[c]
-                    out_row[c] = zero if z < zero else z
+                for q in range(n):
+                    z = row[q] * scale + shift + added[q]
+                    target[q] = zero if z < zero else z
             else:
-                for c in range(columns):
-                    z = row[c] * scale[c] + shift[c]
-                    out_row[c] = zero if z < zero else z
+                for q in range(n):
+                    z = row[q] * scale + shift
+                    target[q] = zero if z < zero else z
 
 
 @_jit
 def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, weight, bias, mean, var, grad_weight, grad_bias):
     """Gradients of `_normalise` with respect to x, residual, weight and bias, given the one with respect to its output."""
-    zero = x.dtype.type(0)
-    members, count, columns = x.shape
-    channels = mean.shape[1]
-    n = count * (columns // channels)
-    first, second, mu = np.empty(columns, x.dtype), np.empty(columns, x.dtype), np.empty(columns, x.dtype)
-    scale, shift = np.empty(columns, x.dtype), np.empty(columns, x.dtype)
-    of_x, constant = np.empty(columns, x.dtype), np.empty(columns, x.dtype)
-    total, products = np.empty(channels), np.empty(channels)
+    number, zero = x.dtype.type, x.dtype.type(0)
+    members, channels, n = x.shape
     for s in range(members):
-        for c in range(columns):
-            k = c % channels
-            mu[c] = mean[s, k]
-            scale[c] = weight[s, k] / np.sqrt(var[s, k] + eps)
-            shift[c] = bias[s, k] - mean[s, k] * scale[c]
-        total[:] = 0
-        products[:] = 0
-        for start in range(0, count, _ROW_BLOCK):
-            first[:] = 0
-            second[:] = 0
-            for r in range(start, min(start + _ROW_BLOCK, count)):
-                grad_row, out_row, row = grad[s, r], out[s, r], x[s, r]
-                if has_residual:
-                    for c in range(columns):
-                        g = zero if out_row[c] <= zero else grad_row[c]
-                        first[c] += g
-                        second[c] += g * (row[c] - mu[c])
-                else:
-                    for c in range(columns):
-                        g = zero if row[c] * scale[c] + shift[c] <= zero else grad_row[c]
-                        first[c] += g
-                        second[c] += g * (row[c] - mu[c])
-            for c in range(columns):
-                total[c % channels] += first[c]
-                products[c % channels] += second[c]
-        for c in range(columns):
-            k = c % channels
-            inverse_std = 1 / np.sqrt(var[s, k] + eps)
-            grad_weight[s, k] = products[k] * inverse_std
-            grad_bias[s, k] = total[k]
-            of_x[c] = -weight[s, k] * products[k] * inverse_std * inverse_std * inverse_std / n
-            constant[c] = -scale[c] * total[k] / n - of_x[c] * mu[c]
-        for r in range(count):
-            grad_row, out_row, row, target = grad[s, r], out[s, r], x[s, r], grad_x[s, r]
-            if has_residual:
-                masked = grad_residual[s, r]
-                for c in range(columns):
-                    g = zero if out_row[c] <= zero else grad_row[c]
-                    masked[c] = g
-                    target[c] = scale[c] * g + of_x[c] * row[c] + constant[c]
-            else:
-                for c in range(columns):
-                    g = zero if row[c] * scale[c] + shift[c] <= zero else grad_row[c]
-                    target[c] = scale[c] * g + of_x[c] * row[c] + constant[c]
+        for c in range(channels):
+            grad_row, out_row, row, target, masked = grad[s, c], out[s, c], x[s, c], grad_x[s, c], grad_residual[s, c]
+            mu, inverse_std = mean[s, c], 1 / np.sqrt(var[s, c] + eps)
+            scale = number(weight[s, c] * inverse_std)
+            shift = number(bias[s, c] - mu * scale)
+            total = products = 0.0
+            for start in range(0, n, _CHUNK):
+                first = second = zero
+                for q in range(start, min(start + _CHUNK, n)):
+                    g, gate = grad_row[q], out_row[q] if has_residual else out_row[q] * scale + shift
+                    g = zero if gate <= zero else g
+                    masked[q] = g
+                    first += g
+                    second += g * (row[q] - mu)
+                total += first
+                products += second
+            grad_weight[s, c], grad_bias[s, c] = products * inverse_std, total
+            of_x = number(-scale * products * inverse_std * inverse_std / n)
+            constant = number(-scale * total / n - of_x * mu)
+            for q in range(n):
+                target[q] = scale * masked[q] + of_x * row[q] + constant

@@ -21,17 +21,14 @@ from ncbook.spec import ModelSpec
 
 
 class Conv1d(nn.Module):
-    """Width-3 convolution without bias; `inputs=1` takes the bare signal."""
+    """Width-3 convolution without bias on `[members, channels, positions, batch]`."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[2] > 1:
-            return conv3(x, self.weight)
-        windows = pad(x, (0, 0, 1, 1)).unfold(1, 3, 1)  # [members, positions, batch, 3]
-        return torch.einsum("mpbt,mot->mpbo", windows, self.weight[:, :, 0])
+        return conv3(x, self.weight)
 
 
 class BatchNorm(nn.Module):
@@ -48,15 +45,15 @@ class BatchNorm(nn.Module):
 
 
 class BatchNorm1d(BatchNorm):
-    """Batch norm followed by an optional sum and ReLU."""
+    """Batch norm followed by an optional sum and ReLU on `[members, channels, positions, batch]`."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            out = torch.addcmul((self.bias - self.running_mean * scale)[:, None, None], x, scale[:, None, None])
+            out = torch.addcmul((self.bias - self.running_mean * scale)[:, :, None, None], x, scale[:, :, None, None])
             return torch.relu_(out if residual is None else out.add_(residual))
         out, mean, var = batch_norm_relu(x, self.weight, self.bias, residual, self.eps)
-        n = x.shape[1] * x.shape[2]
+        n = x.shape[2] * x.shape[3]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
@@ -143,13 +140,13 @@ class ResNet1D(Stack):
         self.classifier = Linear(members, feature_dim or width, classes)
 
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = self.bn(self.stem(x.mT.contiguous()))
-        yield "stem", x
+        x = self.bn(self.stem(x.mT[:, None]))
+        yield "stem", _by_position(x)
         x = self.block1(x)
-        yield "block1", x
+        yield "block1", _by_position(x)
         x = self.block2(x)
-        yield "block2", x
-        x = x.mean(1)
+        yield "block2", _by_position(x)
+        x = x.mean(2).mT
         if self.projector is not None:
             x = self.projector(x)
         yield "features", x
@@ -172,22 +169,27 @@ class CNN1D(Stack):
         self.classifier = Linear(members, 2 * width, classes)
 
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = _max_pool(self.bn1(self.conv1(x.mT.contiguous())))
-        yield "conv1", x
+        x = _max_pool(self.bn1(self.conv1(x.mT[:, None])))
+        yield "conv1", _by_position(x)
         x = _max_pool(self.bn2(self.conv2(x)))
-        yield "conv2", x
+        yield "conv2", _by_position(x)
         x = self.bn3(self.conv3(x))
-        yield "conv3", x
+        yield "conv3", _by_position(x)
         x = self.bn4(self.conv4(x))
-        yield "conv4", x
-        x = x.mean(1)
+        yield "conv4", _by_position(x)
+        x = x.mean(2).mT
         yield "features", x
         yield "logits", self.classifier(x)
 
 
 def _max_pool(x: Tensor) -> Tensor:
-    """Maximum of neighbouring positions."""
-    return torch.maximum(x[:, 0::2], x[:, 1::2])
+    """Maximum of neighbouring positions of `[members, channels, positions, batch]`."""
+    return torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
+
+
+def _by_position(x: Tensor) -> Tensor:
+    """`[members, channels, positions, batch]` -> `[members, positions, batch, channels]`."""
+    return x.permute(0, 2, 3, 1)
 
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": gelu}

@@ -6,7 +6,8 @@ from torch.nn.functional import batch_norm, conv1d
 
 from ncbook.kernels import batch_norm_relu, batch_norm_relu_plain, conv3, conv3_plain
 
-SHAPES = [(1, 40, 128, 8, 8), (3, 40, 32, 6, 10), (2, 20, 5, 3, 4), (2, 10, 32, 16, 32), (2, 7, 4, 2, 1), (1, 1, 6, 2, 3)]
+# members, positions, batch, channels, out: every number of rows that a product leaves over, batches with and without a rest
+SHAPES = [(1, 40, 128, 8, 8), (3, 40, 32, 6, 10), (2, 20, 5, 3, 4), (2, 10, 32, 16, 33), (2, 7, 16, 2, 1), (1, 1, 6, 1, 3), (1, 5, 48, 19, 5)]
 
 
 def tensors(*shapes, dtype=torch.float64):
@@ -15,14 +16,14 @@ def tensors(*shapes, dtype=torch.float64):
 
 
 def conv1d_by_member(x, weight):
-    return torch.stack([conv1d(xs.permute(1, 2, 0), ws, padding=1).permute(2, 0, 1) for xs, ws in zip(x, weight)])
+    return torch.stack([conv1d(xs.permute(2, 0, 1), ws, padding=1).permute(1, 2, 0) for xs, ws in zip(x, weight)])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("function", [conv3, conv3_plain])
 def test_conv3_and_its_gradients_equal_conv1d(shape, function):
     members, positions, batch, channels, out = shape
-    x, weight, grad = tensors((members, positions, batch, channels), (members, out, channels, 3), (members, positions, batch, out))
+    x, weight, grad = tensors((members, channels, positions, batch), (members, out, channels, 3), (members, out, positions, batch))
     y, expected = function(x, weight), conv1d_by_member(x, weight)
     assert torch.allclose(y, expected, rtol=0, atol=1e-11)
     for ours, theirs in zip(torch.autograd.grad(y, (x, weight), grad), torch.autograd.grad(expected, (x, weight), grad)):
@@ -30,7 +31,7 @@ def test_conv3_and_its_gradients_equal_conv1d(shape, function):
 
 
 def test_winograd_keeps_the_precision_of_float32():
-    x, weight = tensors((2, 40, 128, 64), (2, 64, 64, 3))
+    x, weight = tensors((2, 64, 40, 128), (2, 64, 64, 3))
     exact = conv1d_by_member(x, weight)
     error = (conv3(x.float(), weight.float()) - exact).abs().max() / exact.abs().max()
     assert error < 3e-6
@@ -41,32 +42,32 @@ def test_winograd_keeps_the_precision_of_float32():
 @pytest.mark.parametrize("function", [batch_norm_relu, batch_norm_relu_plain])
 def test_batch_norm_relu_equals_torch(shape, with_residual, function):
     members, positions, batch, channels, _ = shape
-    full = (members, positions, batch, channels)
+    full = (members, channels, positions, batch)
     x, residual, grad, weight, bias = tensors(full, full, full, (members, channels), (members, channels))
     inputs = (x, weight, bias, residual) if with_residual else (x, weight, bias)
     out, mean, var = function(*inputs)
     normalised = torch.stack(
-        [batch_norm(xs.reshape(-1, channels), None, None, w, b, training=True).view_as(xs) for xs, w, b in zip(x, weight, bias)]
+        [batch_norm(xs[None], None, None, w, b, training=True)[0] for xs, w, b in zip(x, weight, bias)]
     )
     expected = torch.relu(normalised + residual if with_residual else normalised)
     assert torch.allclose(out, expected, rtol=0, atol=1e-11)
-    assert torch.allclose(mean, x.mean((1, 2)), rtol=0, atol=1e-12)
-    assert torch.allclose(var, x.var((1, 2), correction=0), rtol=0, atol=1e-12)
+    assert torch.allclose(mean, x.mean((2, 3)), rtol=0, atol=1e-12)
+    assert torch.allclose(var, x.var((2, 3), correction=0), rtol=0, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad)):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
 def test_batch_norm_survives_a_large_mean_in_float32():
     """Sums of squares without a shift would lose all digits of the variance here."""
-    x = tensors((2, 40, 128, 4), dtype=torch.float32)[0].detach() + 1e4
+    x = tensors((2, 4, 40, 128), dtype=torch.float32)[0].detach() + 1e4
     weight, bias = torch.ones(2, 4), torch.zeros(2, 4)
     _, _, var = batch_norm_relu(x, weight, bias)
-    assert torch.allclose(var, x.double().var((1, 2), correction=0).float(), rtol=1e-3)
+    assert torch.allclose(var, x.double().var((2, 3), correction=0).float(), rtol=1e-3)
 
 
 def test_nan_is_not_hidden():
-    x = torch.ones(1, 8, 4, 2)
-    x[0, 3, 1, 0] = torch.nan
+    x = torch.ones(1, 2, 8, 4)
+    x[0, 0, 3, 1] = torch.nan
     assert conv3(x, torch.ones(1, 2, 2, 3)).isnan().any()
     out, _, _ = batch_norm_relu(x, torch.ones(1, 2), torch.zeros(1, 2))
-    assert out[..., 0].isnan().all() and not out[..., 1].isnan().any()
+    assert out[:, 0].isnan().all() and not out[:, 1].isnan().any()
