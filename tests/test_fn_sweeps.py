@@ -65,8 +65,15 @@ def test_a_level_without_collapse_has_no_mean_and_is_named_as_longer():
     runs = made_up(DEPTH, TURNING | {1: [NEVER] * 3})
     texts = sweeps.onset_texts(runs, DEPTH, 0.01)
     assert "9 of 12 runs; 3 stayed above it until epoch 300" in texts["crossed"]
-    assert "of 3 pairs" in texts["time_shape"] and texts["time_shape"].endswith("at depth 1 it is longer than these numbers say, since not all runs collapsed")
-    assert sweeps.shift_rows(runs, DEPTH)[0] == ["1", "n/a", "n/a"]
+    assert "of 3 pairs" in texts["time_shape"]
+    assert texts["time_shape"].endswith("at depth 1 it is longer than these numbers say, since not all runs collapsed")
+
+
+def test_effects_of_levels_that_collapsed_in_part_are_lower_bounds_on_the_time():
+    rows = sweeps.shift_rows(made_up(DEPTH, {1: [NEVER] * 3, 3: [200.0, 200.0, NEVER], 5: around(100), 8: around(50)}), DEPTH)
+    assert rows[0] == ["1", "n/a", "n/a"] and rows[1][:1] == ["3"] and rows[1][1].startswith("≥ +100 % [")
+    assert not rows[1][2].startswith("≥") and rows[2][1].startswith("−50 % [")
+    assert not any("≥" in text for row in sweeps.shift_rows(made_up(DEPTH, {3: [NEVER, 1.0], 5: [NEVER, 1.0]}), DEPTH) for text in row)
 
 
 def test_crossings_that_do_not_last_or_were_there_from_the_start_are_counted():
@@ -127,7 +134,8 @@ def test_an_effect_of_the_threshold_alone_is_seen_as_one():
     texts = sweeps.threshold_texts(strict, loose, DEPTH)
     assert texts["mixed"].startswith("+100 % [") and texts["at_loose"].startswith("0 % [") and texts["at_strict"].startswith("0 % [")
     assert [row[-1].split()[0] for row in sweeps.threshold_rows(strict, loose, DEPTH)] == ["2.00", "2.00"]
-    assert "unknown, since no run collapsed at depth 1" in sweeps.threshold_texts(made_up(DEPTH, {1: [NEVER], 8: [1.0]}), loose, DEPTH)["at_strict"]
+    partly = sweeps.threshold_texts(made_up(DEPTH, {1: [NEVER], 8: [1.0]}), loose, DEPTH)
+    assert partly["at_strict"] == "unknown, since no run collapsed at depth 1"
     assert "depth 8 alone" in sweeps.threshold_texts(made_up(DEPTH, {8: [1.0]}), loose, DEPTH)["mixed"]
 
 
@@ -144,7 +152,8 @@ def test_the_drift_is_the_change_over_the_last_epochs_and_unknown_in_short_phase
     ended = sweeps.endings(table, onsets(table, 1e-9)).set_index("key")
     assert ended.loc["falls", "drift"] == pytest.approx(math.exp(-0.01 * sweeps.WINDOW) - 1)
     assert ended.loc["rests", "drift"] == pytest.approx(0) and math.isnan(ended.loc["short", "drift"])
-    assert ended.loc["falls", "norm_end"] == pytest.approx(10 * math.exp(-1)) and ended.loc["falls", "nc1_least"] == pytest.approx(math.exp(-10))
+    assert ended.loc["falls", "norm_end"] == pytest.approx(10 * math.exp(-1))
+    assert ended.loc["falls", "nc1_least"] == pytest.approx(math.exp(-10))
 
 
 def test_levels_whose_norm_still_falls_are_named():

@@ -67,10 +67,11 @@ def regime_texts(onsets: pd.DataFrame) -> dict[str, str]:
         if level == quickest:
             texts[edge] = f"{WEIGHT_DECAY.called(level)}, where the grid ends, is the quickest: this side of the optimum was not reached"
         elif phases.loc[level, "regime"] == COLLAPSE:
-            slower = effect(relative_effect(times[level], times[quickest]))
-            texts[edge] = f"{WEIGHT_DECAY.at(level)} the time to collapse differs by {slower} from the shortest, {WEIGHT_DECAY.at(quickest)}"
+            slower = f"differs by {effect(relative_effect(times[level], times[quickest]))} from the shortest, {WEIGHT_DECAY.at(quickest)}"
+            texts[edge] = f"{WEIGHT_DECAY.at(level)} the time to collapse {slower}"
         else:
-            share = f"{phases.loc[level, COLLAPSE] or 'none'} of {counted(len(cell), 'run')} collapsed until epoch {cell['last_epoch'].max()}"
+            collapsed, until = phases.loc[level, COLLAPSE] or "none", cell["last_epoch"].max()
+            share = f"{collapsed} of {counted(len(cell), 'run')} collapsed until epoch {until}"
             texts[edge] = f"{WEIGHT_DECAY.at(level)}, {share} (final training error {with_interval(estimate(cell['final_train_error']))})"
     return texts
 
@@ -99,7 +100,8 @@ def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
     within = int(((norms - norms.mean()).abs() <= norms.std(ddof=1)).sum())
     times = {level: onsets.loc[onsets[COLUMN] == level, "T_NC"] for level in levels}
     slow, quick = (choose(levels, key=lambda level: times[level].mean()) for choose in (max, min))
-    apart = f"{with_interval(difference(times[slow], times[quick]), 1)} epochs ({WEIGHT_DECAY.called(slow)} less {WEIGHT_DECAY.called(quick)})"
+    pair = f"{WEIGHT_DECAY.called(slow)} less {WEIGHT_DECAY.called(quick)}"
+    apart = f"{with_interval(difference(times[slow], times[quick]), 1)} epochs ({pair})"
     return {
         "collapsing": WEIGHT_DECAY.called(*levels),
         "cluster_norm": f"{with_interval(estimate(norms))} over {counted(len(norms), 'run')}",

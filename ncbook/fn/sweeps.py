@@ -1,4 +1,4 @@
-"""What the chapters on depth, activation, weight decay and width share: the baseline varied in one setting, and the onset of collapse over it.
+"""What the chapters on depth, activation, weight decay and width share: the baseline varied in one setting, and the onset over it.
 
 From tables to words and rows. A sentence says what its numbers decide, and says so where they decide nothing: with one seed,
 with one level, or where runs did not collapse.
@@ -85,8 +85,8 @@ def reference(onsets: pd.DataFrame, factor: Factor) -> Any:
 def onset_texts(onsets: pd.DataFrame, factor: Factor, threshold: float) -> dict[str, str]:
     """What every chapter says of its runs: texts without a full stop.
 
-    threshold, margin, levels, crossed, quickest, reference; time_shape and norm_shape (which pairs of levels differ), time_shift and norm_shift (the largest effect
-    against the reference), spread (of times and norms over the levels), variation (of fn* over all runs).
+    threshold, margin, levels, crossed, quickest, reference; time_shape and norm_shape (which pairs of levels differ), time_shift and
+    norm_shift (the largest effect against the reference), spread (of times and norms over the levels), variation (of fn* over all runs).
     onsets: of `onset.onsets` at `threshold`.
     """
     crossed = censored_text(onsets, threshold)
@@ -177,8 +177,9 @@ def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
     if len(by_level(onsets, factor, "fn_star")) < 2:
         return "fewer than two levels collapsed, so that there is no spread over them"
     spread = spread_over_conditions(onsets, [factor.column])
-    parts = [f"{words} by {percent_with_interval(value)}" for words, value in (("the time to collapse", spread.onset), ("fn\\*", spread.norm))]
-    return f"over the levels that collapsed, {listing(parts)} (standard deviations of logarithms, less the scatter of seeds)"
+    time, norm = (percent_with_interval(value) for value in (spread.onset, spread.norm))
+    how = "standard deviations of logarithms, less the scatter of seeds"
+    return f"over the levels that collapsed, the time to collapse by {time} and fn\\* by {norm} ({how})"
 
 
 def variation_text(norms: pd.Series) -> str:
@@ -190,15 +191,18 @@ def variation_text(norms: pd.Series) -> str:
 
 
 def shift_rows(onsets: pd.DataFrame, factor: Factor) -> list[list[str]]:
-    """Rows for a table: level, effect on the time from switch to collapse, effect on fn*, both against the reference."""
-    table = shifts(onsets, {factor.column: reference(onsets, factor)})
-    effects = {(row["level"], row["value"]): row for row in table.to_dict("records")}
-    rows = []
-    for level in dict.fromkeys(level for level, _ in effects):
-        time, norm = (effects[level, value] for value in ("since_switch", "fn_star"))
-        biased = "≥ " if time["censored"] and time["n"] else ""
-        rows.append([factor.label(level), biased + percent_with_interval(column_estimate(time, ""), sign=True), effect(column_estimate(norm, ""))])
-    return rows
+    """Rows for a table: level, effect on the time from switch to collapse, effect on fn*, both against the reference.
+
+    ≥ stands before a time where runs of the level, and none of the reference, did not collapse.
+    """
+    base = reference(onsets, factor)
+    complete = not onsets.loc[onsets[factor.column] == base, "censored"].any()
+    rows: dict[Any, list[str]] = {}
+    for row in shifts(onsets, {factor.column: base}).to_dict("records"):
+        at_least = row["value"] == "since_switch" and row["censored"] and row["n"] and complete
+        text = ("≥ " if at_least else "") + effect(column_estimate(row, ""))
+        rows.setdefault(row["level"], [factor.label(row["level"])]).append(text)
+    return list(rows.values())
 
 
 def steps_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
@@ -226,7 +230,7 @@ def range_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
 
 
 def threshold_rows(strict: pd.DataFrame, loose: pd.DataFrame, factor: Factor) -> list[list[str]]:
-    """Rows for a table: level; runs that crossed, fn* at the loose threshold, at the strict one, and the former over the latter, run by run."""
+    """Rows for a table: level; runs that crossed and fn*, at the loose threshold and at the strict one; ratio of the norms within a run."""
     rows = []
     both = strict.merge(loose, on=["key", factor.column], suffixes=("_strict", "_loose"))
     for level, cell in both.groupby(factor.column):
