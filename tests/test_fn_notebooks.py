@@ -136,3 +136,16 @@ def test_the_baseline_page_says_what_its_runs_say(execute):
     row = next(line for line in markdown_tables(notebook)["fn-baseline-table"].splitlines() if "epochs after the switch" in line)
     assert with_interval(estimate(found["since_switch"]), 1) in row and "| 2 of 3 |" in row
     assert glued(notebook)["crossed"] == f"NC1 fell below 0.01 in 2 of 3 runs; 1 stayed above it until epoch {TOY['epochs']}"
+
+
+def test_a_page_trains_the_runs_that_it_lacks_and_they_measure_what_made_up_ones_do(folder):
+    values = {"data": "digits", "subset": 100, "switch": 2, "epochs": 4, "seeds": [0]}
+    store = Store(own=folder / "trained")
+    chapter = CHAPTERS["fn_baseline"]
+    (spec,) = chapter_specs(chapter, values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCBOOK_RUNS", str(store.own))
+        notebook = papermill.execute_notebook(chapter.notebook, folder / "out.ipynb", values, cwd=str(folder), progress_bar=False)
+    assert used_names(notebook) <= set(glued(notebook))
+    assert "digits, which the paper does not use" in texts_of(notebook) and glued(notebook)["crossed"].startswith("NC1 ")
+    assert set(store.load(spec.key).metrics) == set(made_up(spec).metrics)
