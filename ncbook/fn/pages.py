@@ -65,9 +65,9 @@ def listing(items: Iterable) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
+def counted(count: int, noun: str) -> str:
     """`1 run`, `3 runs`."""
-    return f"{number(count, 0)} {noun if count == 1 else plural or noun + 's'}"
+    return f"{number(count, 0)} {noun if count == 1 else noun + 's'}"
 
 
 def name(identifier: str) -> str:
