@@ -41,7 +41,7 @@ from ncbook.fn.statistics import (
 WINDOW = 20
 """Epochs before the last record over which the drift of the norm is seen."""
 ONE_RUN = "one run a level, no interval"
-_WORDS = {"since_switch": "the time from the switch to collapse", "fn_star": "fn\\*"}
+_WORDS = {"since_switch": "the time from the switch to collapse", "fn_star": "fn*"}
 
 
 @dataclass(frozen=True)
@@ -179,15 +179,15 @@ def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
     spread = spread_over_conditions(onsets, [factor.column])
     time, norm = (percent_with_interval(value) for value in (spread.onset, spread.norm))
     how = "standard deviations of logarithms, less the scatter of seeds"
-    return f"over the levels that collapsed, the time to collapse by {time} and fn\\* by {norm} ({how})"
+    return f"over the levels that collapsed, the time to collapse by {time} and fn* by {norm} ({how})"
 
 
 def variation_text(norms: pd.Series) -> str:
     """The coefficient of variation of fn*, with its interval and the number of runs."""
     variation = coefficient_of_variation(norms)
     if variation.n < 2:
-        return f"no coefficient of variation of fn\\* ({counted(len(norms.dropna()), 'run')} collapsed)"
-    return f"a coefficient of variation of fn\\* of {percent_with_interval(variation)} over {counted(variation.n, 'run')}"
+        return f"no coefficient of variation of fn* ({counted(len(norms.dropna()), 'run')} collapsed)"
+    return f"a coefficient of variation of fn* of {percent_with_interval(variation)} over {counted(variation.n, 'run')}"
 
 
 def shift_rows(onsets: pd.DataFrame, factor: Factor) -> list[list[str]]:
@@ -324,4 +324,4 @@ def order_text(onsets: pd.DataFrame, factor: Factor) -> str:
     by_time, by_norm = (list(means.sort_values(column).index) for column in ("since_switch", "fn_star"))
     time, norm = (", ".join(map(factor.label, order)) for order in (by_time, by_norm))
     relation = "the same order" if by_time == by_norm else "the opposite order" if by_time == by_norm[::-1] else "another order"
-    return f"from quick to slow: {time}; from low to high fn\\*: {norm}; {relation}"
+    return f"from quick to slow: {time}; from low to high fn*: {norm}; {relation}"
