@@ -39,7 +39,8 @@ def minimised(weight_decay: float, gain: float, depth: int, reduction: str) -> f
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(("depth", "weight_decay"), [(1, 0.02), (1, 0.1), (2, 0.01), (3, 0.05)])
 def test_the_closed_form_is_the_minimum_found_directly(depth, weight_decay, reduction):
-    assert minimised(weight_decay, 2.0, depth, reduction) == pytest.approx(equilibrium_norm(weight_decay, 2.0, depth, K, reduction), rel=1e-4)
+    expected = equilibrium_norm(weight_decay, 2.0, depth, K, reduction)
+    assert minimised(weight_decay, 2.0, depth, reduction) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("depth", [1, 3])

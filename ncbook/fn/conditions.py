@@ -47,7 +47,9 @@ def texts(onsets: pd.DataFrame) -> dict[str, str]:
         "baseline": f"{_BASE['rule']} with batches of {_BASE['batch_size']}",
         "spread": _spread(onsets),
         "moved": _moved(onsets),
-        "variation": f"{percent_with_interval(overall)} over {counted(overall.n, 'run')}" if overall.n > 1 else "n/a: fewer than two runs crossed",
+        "variation": (
+            f"{percent_with_interval(overall)} over {counted(overall.n, 'run')}" if overall.n > 1 else "n/a: fewer than two runs crossed"
+        ),
         "variation_within": (
             f"{percent(min(known))} to {percent(max(known))} over {counted(len(known), 'condition')}"
             if known
@@ -58,24 +60,27 @@ def texts(onsets: pd.DataFrame) -> dict[str, str]:
 
 def _spread(onsets: pd.DataFrame) -> str:
     if (conditions := groups(onsets[~onsets["censored"]], FACTORS).nunique()) < 2:
-        return f"{'No condition' if conditions == 0 else 'Only one condition'} has a run that crossed: there is no spread between conditions."
+        which = "Only one condition" if conditions else "No condition"
+        return f"{which} has a run that crossed: there is no spread between conditions."
     found = spread_over_conditions(onsets, FACTORS)
     text = (
-        f"Between {found.onset.n} conditions the logarithm of the time from switch to onset has the standard deviation {with_interval(found.onset)}, "
-        f"that of fn* {with_interval(found.norm)}; ratio of the variances {with_interval(found.ratio, 2)}."
+        f"Between {found.onset.n} conditions the logarithm of the time from switch to onset has the standard deviation "
+        f"{with_interval(found.onset)}, that of fn* {with_interval(found.norm)}; "
+        + (f"ratio of the variances {with_interval(found.ratio, 2)}." if found.onset.mean else "the former is no more than seeds explain.")
     )
     if found.norm_within != found.norm_within:
         return text + " With one seed a condition, what the seeds themselves scatter is unknown."
     more = "more" if found.norm.mean > found.norm_within else "no more"
     return text + (
-        f" Seeds of one condition scatter by {number(found.onset_within)} and {number(found.norm_within)}: fn* varies {more} between conditions "
-        "than between seeds."
+        f" Seeds of one condition scatter by {number(found.onset_within)} and {number(found.norm_within)}: in these runs fn* varies {more} "
+        "between conditions than between seeds."
     )
 
 
 def _moved(onsets: pd.DataFrame) -> str:
-    found = shifts(onsets, _BASE)
-    rows = [(_level(row["factor"], row["level"]), column_estimate(row, "")) for row in found[found["value"] == "fn_star"].to_dict("records")]
+    if not (found := shifts(onsets, _BASE, ["fn_star"]).to_dict("records")):
+        return "Only the baseline was trained: nothing can be compared."
+    rows = [(_level(row["factor"], row["level"]), column_estimate(row, "")) for row in found]
     moves = [pair for pair in rows if pair[1].low > 0 or pair[1].high < 0]
     stays = [pair for pair in rows if pair[1].low <= 0 <= pair[1].high]
     points = [pair for pair in rows if pair[1].n and pair[1].low != pair[1].low]
@@ -86,7 +91,7 @@ def _moved(onsets: pd.DataFrame) -> str:
         f"differs, without an interval, with {_effects(points)}" if points else "",
         f"is unknown with {listing(unknown)}, no run of which can be compared" if unknown else "",
     ]
-    return f"Against the baseline, fn* {'; '.join(filter(None, parts))}." if rows else "Only the baseline was trained: nothing can be compared."
+    return f"Against the baseline, fn* {'; '.join(filter(None, parts))}."
 
 
 def _effects(pairs: Sequence[tuple[str, Estimate]]) -> str:

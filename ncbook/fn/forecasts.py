@@ -23,15 +23,16 @@ All have its data and architecture. "other runs" may be the same condition with 
 rate, batch size or optimiser, so that a condition is predicted which nobody has trained before.
 """
 NAMES = {FEATURE_NORM: "fn crosses fn*", MEAN_ONSET: "mean onset", EXTRAPOLATED: "extrapolated NC1"}
+_COLUMNS = [*"protocol key predictor predicted error lead T_NC crossing censored last_epoch".split(), *ARCHITECTURE]
 _COLORS = dict(zip(PREDICTORS, (_CYCLE[1], _CYCLE[0], _CYCLE[2])))
 _MARKERS = dict(zip(PREDICTORS, "osD"))
 
 
 def forecasts(table: pd.DataFrame) -> pd.DataFrame:
-    """`predictor.predictions` under each of `PROTOCOLS`, named in the column protocol, for the runs without intervention that have sources."""
+    """`predictor.predictions` under each of `PROTOCOLS` (column protocol), of the runs without intervention that have sources."""
     left_alone = table[table["factor"].isna()]
     if left_alone["key"].nunique() < 2:
-        return pd.DataFrame(columns=["protocol", "key", "predictor", "predicted", "error", "lead", "T_NC", "crossing", "censored", "last_epoch", *ARCHITECTURE])
+        return pd.DataFrame(columns=_COLUMNS)
     made = [
         predictions(left_alone, THRESHOLD, leave_out=left_out, within=ARCHITECTURE).assign(protocol=protocol)
         for protocol, left_out in PROTOCOLS.items()
@@ -97,14 +98,15 @@ def leads(found: pd.DataFrame, reported: float) -> Figure:
 
 
 def error_rows(found: pd.DataFrame) -> list[list[str]]:
-    """Rows for a numbered table, a protocol and predictor each: runs, silent, false alarms, compared runs, error, how much worse than fn."""
+    """Rows for a numbered table, a protocol and predictor each: counts of `errors`, its errors, and how much worse it is than the norm."""
     if found.empty:
         return [[protocol, "none", "0", *[MISSING] * 6] for protocol in PROTOCOLS]
     rows = []
     for row in errors(found, ["protocol"]).to_dict("records"):
         worse = MISSING if row["predictor"] == FEATURE_NORM else with_interval(column_estimate(row, "worse"), 1, sign=True)
         counts = [number(row[column], 0) for column in ("runs", "silent", "false", "mae_n")]
-        rows.append([row["protocol"], NAMES[row["predictor"]], *counts, with_interval(column_estimate(row, "mae"), 1), number(row["median"], 1), worse])
+        mean = with_interval(column_estimate(row, "mae"), 1)
+        rows.append([row["protocol"], NAMES[row["predictor"]], *counts, mean, number(row["median"], 1), worse])
     return rows
 
 
@@ -113,7 +115,7 @@ def texts(found: pd.DataFrame) -> dict[str, str]:
     pairs = found.drop_duplicates("key")
     cells = groups(pairs, ARCHITECTURE).nunique() if len(pairs) else 0
     return {
-        "sources": f"{counted(len(pairs), 'run')} of {counted(cells, 'pair')} of architecture and data set have others to be predicted from",
+        "sources": f"{counted(len(pairs), 'run')} of {counted(cells, 'pair')} of architecture and data have others to be predicted from",
         "ahead": " ".join(_ahead(found, protocol) for protocol in PROTOCOLS),
         "compared": " ".join(_compared(found, protocol) for protocol in PROTOCOLS),
     }
@@ -127,8 +129,8 @@ def _ahead(found: pd.DataFrame, protocol: str) -> str:
     before = int((crossed["lead"] > 0).sum())
     silent = int((own["crossing"].isna() & ~own["censored"]).sum())
     text = (
-        f"With fn* from {protocol} the crossing came before collapse in {before} of {len(crossed)} runs; the lead is {number(crossed['lead'].mean(), 1)} "
-        f"epochs in the mean, {number(crossed['lead'].min(), 1)} to {number(crossed['lead'].max(), 1)}"
+        f"With fn* from {protocol} the crossing came before collapse in {before} of {len(crossed)} runs; the lead is "
+        f"{number(crossed['lead'].mean(), 1)} epochs in the mean, {number(crossed['lead'].min(), 1)} to {number(crossed['lead'].max(), 1)}"
     )
     return text + (f", and {counted(silent, 'run')} collapsed without a crossing." if silent else ".")
 
@@ -139,7 +141,8 @@ def _compared(found: pd.DataFrame, protocol: str) -> str:
         return f"From {protocol} nothing can be compared: no run collapsed about which every predictor speaks."
     norm = with_interval(column_estimate(rows.loc[FEATURE_NORM], "mae"), 1)
     others = [f"{NAMES[other]} {_against_norm(column_estimate(rows.loc[other], 'worse'))}" for other in (MEAN_ONSET, EXTRAPOLATED)]
-    return f"From {protocol}, the norm misses by {norm} epochs in the mean over {counted(int(rows['mae_n'].max()), 'run')}; {listing(others)}."
+    runs = counted(int(rows["mae_n"].max()), "run")
+    return f"From {protocol}, the norm misses by {norm} epochs in the mean over {runs}; {listing(others)}."
 
 
 def _against_norm(worse: Estimate) -> str:

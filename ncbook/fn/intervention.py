@@ -27,26 +27,30 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
     """The norm of each scaled run over that of the untouched run of its seed, from the scaling on, as long as both were observed.
 
     Columns: key, scaling, seed, switch, factor, epoch, ratio; the first row of a run is the scaling itself, of a ratio that is the factor.
-    The untouched norm is interpolated between its records, linearly in its logarithm. Runs whose seed has no untouched one are left out.
+    The untouched norm is interpolated between its records, linearly in its logarithm. Untouched runs stand with the ratio 1 from the first
+    scaling on. Runs whose seed has no untouched one are left out.
     """
     runs = list(trajectories(labelled(table)))
     untouched = {labels["seed"]: path for labels, path in runs if labels["scaling"] == UNTOUCHED and len(path.epochs)}
+    first = min((labels["factor_epoch"] for labels, _ in runs if labels["scaling"] != UNTOUCHED), default=0)
     rows = []
     for labels, path in runs:
-        if labels["scaling"] == UNTOUCHED or labels["seed"] not in untouched:
+        if labels["seed"] not in untouched:
             continue
-        other, at = untouched[labels["seed"]], int(labels["factor_epoch"])
+        scaled, other = labels["scaling"] != UNTOUCHED, untouched[labels["seed"]]
+        at = int(labels["factor_epoch"]) if scaled else int(first)
         inside = (path.epochs > at) & (path.epochs <= other.epochs[-1])
         ratio = path.norm[inside] / np.exp(np.interp(path.epochs[inside], other.epochs, np.log(other.norm)))
         shared = {name: labels[name] for name in ("key", "scaling", "seed", "switch", "factor")}
-        rows += [{**shared, "epoch": epoch, "ratio": value} for epoch, value in zip([at, *path.epochs[inside]], [labels["factor"], *ratio])]
+        start = labels["factor"] if scaled else 1.0
+        rows += [{**shared, "epoch": epoch, "ratio": value} for epoch, value in zip([at, *path.epochs[inside]], [start, *ratio])]
     return pd.DataFrame(rows, columns=["key", "scaling", "seed", "switch", "factor", "epoch", "ratio"])
 
 
 def half_lives(recovered: pd.DataFrame) -> pd.DataFrame:
     """A row for each scaled run: key, scaling, epochs until the logarithm of the ratio first had half its size (NaN: never), last ratio."""
     rows = []
-    for key, run in recovered.groupby("key", sort=False):
+    for key, run in recovered[recovered["factor"].notna()].groupby("key", sort=False):
         size = run["ratio"].map(math.log).abs()
         halved = run["epoch"][size <= size.iloc[0] / 2]
         half_life = float(halved.iloc[0] - run["epoch"].iloc[0]) if len(halved) else math.nan
@@ -63,7 +67,7 @@ def effect_rows(onsets: pd.DataFrame, margin: float) -> list[list[str]]:
     rows = []
     for norm, moment in zip(intervention_effects(onsets, margin).to_dict("records"), moments):
         used = norm["runs"] - norm["censored"] - norm["too_late"]
-        shift = [with_interval(column_estimate(norm, "difference"), sign=True), with_interval(column_estimate(moment, "difference"), 1, sign=True)]
+        shift = [with_interval(column_estimate(row, "difference"), digits, sign=True) for row, digits in ((norm, 3), (moment, 1))]
         tests = [p_value(norm["p_difference"]), p_value(norm["p_equivalence"]), norm["verdict"]]
         rows.append([_scaling(norm), f"{used} of {norm['runs']}", *shift, *tests])
     return rows

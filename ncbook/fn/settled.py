@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain
 from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
-from ncbook.fn.pages import MISSING, listing, number, percent, power
+from ncbook.fn.pages import MISSING, counted, listing, number, percent, power
 from ncbook.plots import _CYCLE, _WIDTH, STYLE
 
 TAIL = 50
@@ -75,7 +75,7 @@ def predicted(ends: pd.DataFrame) -> pd.DataFrame:
 
 
 def norms_at_levels(table: pd.DataFrame, ends: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
-    """fn where NC1 first falls below each level: key, setting, seed, level, norm, share (of the run's final norm); no row where it does not.
+    """fn where NC1 first falls below each level: key, setting, seed, level, norm, share (of the final norm); no row where it does not.
 
     A level that the first record after the switch lies below already is left out: the norm then is that of the crash.
     """
@@ -83,7 +83,8 @@ def norms_at_levels(table: pd.DataFrame, ends: pd.DataFrame, levels: Sequence[fl
     parts = [onsets(table, level).assign(level=level) for level in levels]
     found = pd.concat(parts, ignore_index=True)
     found = found[~found["censored"] & ~found["at_start"]].rename(columns={"fn_star": "norm"})
-    return found.assign(share=found["norm"] / found["key"].map(final))[["key", "setting", "seed", "level", "norm", "share"]].reset_index(drop=True)
+    found = found.assign(share=found["norm"] / found["key"].map(final))
+    return found[["key", "setting", "seed", "level", "norm", "share"]].reset_index(drop=True)
 
 
 def curve(ends: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +156,7 @@ def over_levels(found: pd.DataFrame) -> Figure:
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:
-    """Rows for a numbered table, a run each: setting, seed, predicted and final norm, drift, fn*, its ratio to the final norm, NC1 at the end."""
+    """Rows for a numbered table, a run each: setting, seed, predicted and final norm, drift, fn*, that over the final norm, final NC1."""
     return [
         [
             run["setting"],
@@ -165,7 +166,7 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
             percent(run["drift"], sign=True),
             number(run["fn_star"]),
             number(run["ratio"], 2),
-            number(run["final_nc1"], 4),
+            power(float(f"{run['final_nc1']:.1g}")) if math.isfinite(run["final_nc1"]) else MISSING,
         ]
         for run in ends.to_dict("records")
     ]
@@ -216,10 +217,10 @@ def _star(ends: pd.DataFrame) -> str:
         return "No run collapsed: there is no fn* to set beside a final norm."
     above, below = int((ratios > 1 + NEAR).sum()), int((ratios < 1 - NEAR).sum())
     kinds = {"above it": above, "below it": below, "equal to it": len(ratios) - above - below}
-    counts = listing(f"{count} {words}" for words, count in kinds.items() if count)
+    counts = listing(f"{count} {'lies' if count == 1 else 'lie'} {words}" for words, count in kinds.items() if count)
     return (
-        f"fn* is {number(ratios.min(), 2)} to {number(ratios.max(), 2)} times the norm at the end of the run; of {len(ratios)} runs {counts} "
-        f"(to within {percent(NEAR)})."
+        f"fn* is {number(ratios.min(), 2)} to {number(ratios.max(), 2)} times the norm at the end of the run; "
+        f"of {counted(len(ratios), 'run')} {counts} (to within {percent(NEAR)})."
     )
 
 
@@ -235,4 +236,5 @@ def _drifts(ends: pd.DataFrame) -> str:
     known = ends["drift"].dropna()
     if known.empty:
         return f"The runs are too short to say whether the norm still moves: less than {TAIL} epochs after the switch."
-    return f"Over the last {TAIL} epochs the norm changed by {percent(round(known.min(), 3), sign=True)} to {percent(round(known.max(), 3), sign=True)}."
+    ends_of_it = dict.fromkeys(percent(round(drift, 3), sign=True) for drift in (known.min(), known.max()))
+    return f"Over the last {TAIL} epochs the norm changed by {' to '.join(ends_of_it)}."

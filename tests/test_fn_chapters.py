@@ -1,0 +1,129 @@
+"""What the chapters on conditions, interventions, prediction and the equilibrium say of runs whose answers are known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncbook.fn import conditions, forecasts, intervention, settled
+from ncbook.fn.equilibrium import equilibrium_norm
+from ncbook.fn.onset import onsets
+
+SWITCH, END = 20, 200
+LABELS = {
+    "data": "mnist", "subset": 300, "model": "mlp", "width": 256, "depth": 5, "activation": "relu", "optimizer": "adam", "lr": 1e-3, "momentum": 0.0,
+    "weight_decay": 1e-4, "batch_size": 128, "seed": 0, "epochs": END, "switch": SWITCH, "reduction": "mean", "factor": np.nan,
+    "factor_epoch": pd.NA, "target": None,
+}  # fmt: skip
+
+
+def make_run(key, *, rate=0.06, norm=1.0, approach=0.05, factor_at=1.0, **labels):
+    """t epochs after the switch NC1 is exp(−rate·t) and the norm `norm`·(1 + 3·exp(−approach·t)), times what is left of `factor_at`."""
+    epoch = np.array(sorted({*range(5, END + 1, 5), *range(SWITCH + 1, SWITCH + 11)}))
+    t = np.maximum(epoch - SWITCH, 0)
+    named = LABELS | labels
+    feature_norm = norm * (1 + 3 * np.exp(-approach * t))
+    if not np.isnan(named["factor"]):
+        since = epoch - named["factor_epoch"]
+        feature_norm = feature_norm * np.where(since > 0, named["factor"] ** np.exp(-0.1 * np.maximum(since, 0)), 1)
+    run = pd.DataFrame({"key": key, **named, "epoch": epoch, "nc1_trace_ratio_clean": np.exp(-rate * t), "feature_norm": feature_norm})
+    return run.assign(train_error=0.0, train_loss=0.1).astype({"switch": "Int64", "factor_epoch": "Int64", "factor": float})
+
+
+def join(*runs):
+    return pd.concat(runs, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def three_conditions():
+    """The baseline, a quicker one with the same norm at onset, and SGD with twice that norm; two seeds that differ by 2 %."""
+    base = [make_run(f"a{seed}", seed=seed, norm=1 + 0.02 * seed) for seed in (0, 1)]
+    quick = [make_run(f"b{seed}", seed=seed, norm=1 + 0.02 * seed, rate=0.12, approach=0.1, lr=2e-3) for seed in (0, 1)]
+    other = [make_run(f"c{seed}", seed=seed, norm=2 + 0.04 * seed, optimizer="sgd", lr=0.05, momentum=0.9) for seed in (0, 1)]
+    return conditions.labelled(join(*base, *quick, *other))
+
+
+def test_conditions_say_what_moves_fn_star_and_what_does_not(three_conditions):
+    found = onsets(three_conditions, 0.01)
+    said = conditions.texts(found)
+    assert "beyond the interval with SGD 0.05 (+100 %" in said["moved"]
+    assert "not told apart from it with Adam 2·10⁻³ (" in said["moved"]
+    rows = {row[0]: row for row in conditions.shift_rows(found)}
+    assert rows["Adam 2·10⁻³"][1] == "2 of 2" and rows["Adam 2·10⁻³"][2].startswith("−50 %") and rows["SGD 0.05"][3].startswith("+100 %")
+    assert "varies more between conditions" in said["spread"]
+
+
+def test_conditions_without_onsets_or_with_one_seed_are_said_to_be_so(three_conditions):
+    said = conditions.texts(onsets(three_conditions, 1e-12))
+    assert said["spread"].startswith("No condition has a run that crossed") and "is unknown with" in said["moved"]
+    alone = conditions.texts(onsets(three_conditions[three_conditions["seed"] == 0], 0.01))
+    assert "without an interval" in alone["moved"] and "unknown" in alone["spread"] and alone["variation_within"].startswith("n/a")
+    assert conditions.texts(onsets(three_conditions[three_conditions["key"] == "a0"], 0.01))["moved"].startswith("Only the baseline")
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """The baseline, and the same with features doubled at epoch 40, a factor that is forgotten at the rate 0.1."""
+    touched = {"factor": 2.0, "factor_epoch": 40, "target": "features"}
+    return join(*(make_run(f"{name}{seed}", seed=seed, **extra) for seed in (0, 1) for name, extra in (("a", {}), ("b", touched))))
+
+
+def test_recovery_is_the_ratio_to_the_untouched_run(scaled):
+    recovered = intervention.recovery(scaled)
+    run = recovered[recovered["key"] == "b0"]
+    assert run["epoch"].iloc[0] == 40 and run["ratio"].iloc[0] == 2
+    assert run["ratio"].iloc[1:].to_numpy() == pytest.approx(2 ** np.exp(-0.1 * (run["epoch"].iloc[1:] - 40)), rel=1e-9)
+    assert (recovered.loc[recovered["key"] == "a1", "ratio"] == 1).all()
+    halves = intervention.half_lives(recovered).set_index("key")
+    assert set(halves.index) == {"b0", "b1"} and (halves["half_life"] == 10).all()  # ln 2 / 0.1 = 6.9: the next record
+
+
+def test_an_intervention_without_untouched_onsets_is_not_tested(scaled):
+    never = onsets(scaled, 1e-9)
+    assert intervention.effect_rows(never, 0.08) == [["features × 2 at epoch 40", "0 of 2", *["n/a"] * 5]]
+    assert "nothing can be tested" in intervention.texts(never, intervention.recovery(scaled), 0.08)["verdicts"]
+    alone = scaled[scaled["factor"].notna()]
+    assert "untouched" in intervention.texts(onsets(alone, 0.01), intervention.recovery(alone), 0.08)["returns"]
+
+
+def test_a_rule_that_nc1_follows_makes_the_extrapolation_exact_and_the_page_say_so():
+    runs = [make_run(f"r{i}", rate=0.04 + 0.01 * i, weight_decay=1e-4 * (1 + i // 2), seed=i % 2) for i in range(6)]
+    found = forecasts.forecasts(join(*runs))
+    assert set(found["protocol"]) == set(forecasts.PROTOCOLS) and found["key"].nunique() == 6
+    said = forecasts.texts(found)
+    assert said["compared"].count("extrapolated NC1 misses by less") == 2 and said["sources"].startswith("6 runs of 1 pair")
+    leads = forecasts.lead_table(found)
+    assert (leads["lead"] == leads["T_NC"] - leads["crossing"]).all()
+    single = forecasts.forecasts(runs[0])
+    assert single.empty and len(forecasts.error_rows(single)) == 2 and "no run" in forecasts.texts(single)["ahead"]
+
+
+def test_norms_at_rest_are_foretold_from_the_reference_alone():
+    decays = [1e-4, 1e-3, 3e-3]
+    norms = {decay: equilibrium_norm(decay, 1.4, 5) for decay in decays}
+    runs = [make_run(f"w{decay}", weight_decay=decay, norm=norms[decay], approach=0.2) for decay in decays]
+    ends = settled.predicted(settled.settled(settled.labelled(join(*runs))))
+    assert ends["predicted"].to_numpy() == pytest.approx(list(norms.values()), rel=1e-6) == ends["final"].to_numpy()
+    assert settled.fitted_gain(ends) == pytest.approx(1.4) and ends["drift"].abs().max() < 1e-6 and ends["reference"].tolist() == [True, False, False]
+    line = settled.curve(ends)
+    assert line["predicted"].iloc[-1] == 0 and np.interp(1e-3, line["weight_decay"], line["predicted"]) == pytest.approx(norms[1e-3], rel=1e-3)
+    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(join(*runs)), ends))
+    assert said["foretold"].startswith("At λ = 10⁻³") and said["foretold"].count(" 0 % from it") == 2
+
+
+def test_norms_at_levels_are_shares_of_the_final_norm():
+    table = settled.labelled(make_run("a"))
+    ends = settled.settled(table)
+    found = settled.norms_at_levels(table, ends, [0.5, 0.01, 1e-9]).set_index("level")
+    t = -math.log(0.01) / 0.06
+    assert list(found.index) == [0.5, 0.01]
+    assert found.loc[0.01, "share"] == pytest.approx((1 + 3 * math.exp(-0.05 * t)) / (1 + 3 * math.exp(-0.05 * (END - SWITCH))), rel=1e-3)
+    assert found.loc[0.01, "norm"] == ends["fn_star"].item()
+
+
+def test_runs_without_a_reference_have_no_prediction():
+    ends = settled.predicted(settled.settled(settled.labelled(make_run("a", weight_decay=1e-3))))
+    assert ends["predicted"].isna().all() and settled.curve(ends).empty
+    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(make_run("a")), ends))
+    assert said["gain"].startswith("n/a") and said["critical"] == "n/a" and "no second weight decay" in said["foretold"]
