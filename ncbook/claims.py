@@ -166,7 +166,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Result:
-    """A claim, measured and judged. `cases`: those of each of the claim's checks, empty where there are no runs; `found`: None if it reads none."""
+    """A claim, measured and judged.
+
+    cases: those of each of the claim's checks, empty where there are no runs. found: None if the claim reads none.
+    """
 
     claim: Claim
     cases: tuple[tuple[Case, ...], ...]
@@ -305,9 +308,8 @@ def _claim(entry: Any) -> Claim:
     reads = tuple(_reads(one, where) for one in (given if isinstance(given, list) else [given]))
     scale = _scale(entry["scale"], f"{where}, scale") if reads else None
     checks = tuple(_check(check, f"{where}, check {i}") for i, check in enumerate(entry.get("checks", []), 1))
-    return Claim(
-        entry["id"], entry["document"], **{name: _texts(entry[name], f"{where}, {name}") for name in texts}, checks=checks, reads=reads, scale=scale
-    )
+    worded = {name: _texts(entry[name], f"{where}, {name}") for name in texts}
+    return Claim(entry["id"], entry["document"], **worded, checks=checks, reads=reads, scale=scale)
 
 
 def _reads(entry: Any, where: str) -> Reads:

@@ -117,7 +117,7 @@ _MOST_CASES = 4  # that are listed one by one
 
 def _in(language: str, italian: str) -> str:
     """A number written the Italian way, in the language."""
-    return italian if language == "it" else italian.translate(str.maketrans(".,−", ",.-"))
+    return italian if language == "it" else italian.translate(str.maketrans(".,−;", ",.-,"))
 
 
 def case_name(case: Case, language: str) -> str:

@@ -31,11 +31,10 @@ from ncbook.claims import (
 from ncbook.cli import main
 from ncbook.evidence import Evidence
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
-from ncbook.fn.experiments import BASELINE
 from ncbook.measures import MEASURES, exact
 from ncbook.metrics import gram_floor
 from ncbook.report import facts
-from ncbook.spec import RunSpec, SwitchSpec
+from ncbook.spec import RunSpec
 from ncbook.store import PROVENANCE, Run, Store
 
 BOOK = claims.LEDGER.parent
@@ -400,26 +399,3 @@ def test_the_seeds_that_count_are_those_trained_long_enough(tmp_path, monkeypatc
         found = claims.evaluate([claim], store)[0].found
         assert found == Found(missing=0, total=3, epochs=5, seeds=seeds, width=6)
         assert dataclasses.astuple(found)[0] == 0
-
-
-def test_runs_on_fewer_images_with_an_earlier_switch_or_narrower_bear_no_verdict(tmp_path):
-    spec = dataclasses.replace(BASELINE, epochs=90, data=dataclasses.replace(BASELINE.data, subset=300), switch=SwitchSpec(epoch=10))
-    found = claims._found(1, Evidence([fake(spec)]), Scale(90, 1))
-    assert found == Found(missing=0, total=1, epochs=90, seeds=1, subset=300, switch=10, width=256)
-    for name, least, enough in [("subset", claims.ALL, 300), ("switch", 11, 10), ("width", 257, 256)]:
-        assert claims.reaches(found, Scale(90, 1, **{name: enough})) and not claims.reaches(found, Scale(90, 1, **{name: least}))
-    everything = claims._found(1, Evidence([fake(dataclasses.replace(spec, data=BASELINE.data))]), Scale(90, 1))
-    assert claims.reaches(everything, Scale(90, 1, subset=claims.ALL))
-
-
-def test_every_quantity_that_falls_short_stands_in_the_reason_and_in_the_commands():
-    scale = {"epochs": 90, "seeds": 3, "subset": 0, "switch": 200, "width": 16, "width_parameter": "resnet_width"}
-    claim = claims._claim({**CLAIM, "reads": [{"chapter": "exp1"}, {"chapter": "exp2"}], "scale": scale})
-    result = claims.Result(claim, (), Found(missing=0, total=2, epochs=80, seeds=2, subset=12000, switch=50, width=8), NOT_YET)
-    arguments = '-p epochs 90 -p seeds "[0, 1, 2]" -p subset 0 -p switch 200 -p resnet_width 16'
-    assert verdicts.reason_text(result, "en") == (
-        "There are 80 epochs and 90 are needed; there are 2 seeds and 3 are needed; there are 12,000 training images and all are needed; "
-        "the loss changes at epoch 50 and not at 200; the narrowest network has width 8 and not 16; "
-        f"to have them `ncbook sweep exp1 {arguments}`, `ncbook sweep exp2 {arguments}`, then the same values as defaults."
-    )
-    assert verdicts.scale_text(result, "en") == "80 epochs, 12,000 images, switch at epoch 50, width 8, seeds: 2"

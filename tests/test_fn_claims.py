@@ -1,4 +1,4 @@
-"""The claims of the fn* paper: their measures on trajectories whose answers are known, and the page of verdicts executed on altered runs."""
+"""The claims of the fn* paper: measures on trajectories whose answers are known, scales, and pages of verdicts executed on altered runs."""
 
 import dataclasses
 import math
@@ -8,20 +8,22 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from test_claims import fake
+from test_claims import CLAIM, fake
 from test_notebooks import glued, outputs
 from test_onset import SWITCH, falls_at, join, make_run
 
 from ncbook import claims, verdicts
 from ncbook.analysis import Estimate, estimate
 from ncbook.chapters import CHAPTERS
+from ncbook.evidence import Evidence
+from ncbook.fn.experiments import BASELINE
 from ncbook.fn.statistics import coefficient_of_variation
 from ncbook.measures import MEASURES
+from ncbook.spec import SwitchSpec
 from ncbook.store import Store
 
-BASE = dict(
-    subset=300, depth=5, width=256, activation="relu", optimizer="adam", lr=1e-3, momentum=0.0, batch_size=128, target=None, weight_decay=1e-4
-)  # fmt: skip
+BASE = {"subset": 300, "depth": 5, "width": 256, "activation": "relu", "optimizer": "adam", "lr": 1e-3, "momentum": 0.0}
+BASE |= {"batch_size": 128, "target": None, "weight_decay": 1e-4}
 COLLAPSE = ("nc2_equinorm_clean", "nc2_equiangularity_clean", "nc3_clean")
 
 
@@ -66,7 +68,8 @@ def test_runs_that_never_collapse_count_with_their_time_and_have_no_norm():
     pairs = [[0.0, 1e-4], [1e-4, 0.0]]
     observed = (300 - SWITCH) / falls_at(0.05)
     arguments = dict(column="weight_decay", pairs=pairs)
-    assert list(means("relative", slow, quick, value="since_switch", **arguments).values()) == pytest.approx([observed - 1, 1 / observed - 1])
+    times = means("relative", slow, quick, value="since_switch", **arguments)
+    assert list(times.values()) == pytest.approx([observed - 1, 1 / observed - 1])
     assert all(value.n == 0 for value in cases("relative", slow, quick, value="fn_star", **arguments).values())
     both = cases("relative", slow, runs(1e-4, weight_decay=1e-4), value="since_switch", **arguments)
     assert all(value.n == 0 for value in both.values())
@@ -119,7 +122,8 @@ def test_interventions_are_held_against_untouched_runs():
     (case, found), *_ = cases("intervention_shift", *[table[table["seed"] < 2] for table in tables], margin=0.08).items()
     assert case == "features × 0.5 at epoch 30" and found.mean == pytest.approx(0.1) and found.n == 2
     assert means("at_onset", *tables, value="since_switch") == {"all runs": pytest.approx((falls_at(0.05) + falls_at(0.06)) / 2)}
-    assert cases("intervention_shift", runs(1e-4), margin=0.08)["all"].n == cases("intervention_shift", runs(0.05), margin=0.08)["all"].n == 0
+    for untouched in (runs(1e-4), runs(0.05)):
+        assert cases("intervention_shift", untouched, margin=0.08)["all"].n == 0
 
 
 def test_the_norm_predicts_where_it_crosses_early_and_alike():
@@ -158,10 +162,10 @@ def test_collapse_and_fit_along_the_run():
 def test_arithmetic():
     found = MEASURES["implied_effect"].function(None, value=[2.9, 3.1], over=[1.0, 1.0])["reported numbers"]
     assert found == pytest.approx((2, 1.9, 2.1, 0))
-    assert "2.000 [1.900, 2.100]" in verdicts.value_text(found, "en").replace(";", ",")
-    for base, gap in ((2.0, True), (3.0, False)):
-        width = MEASURES["common_base"].function(None, values=[[2.0, 2.2], [3.0, 3.2]], effects=[[0.0, 0.0], [0.5, base]])
-        assert (width["reported numbers"].mean > 0) or gap
+    assert verdicts.value_text(found, "en") == "2.000 [1.900, 2.100]" and verdicts.value_text(found, "it") == "2,000 [1,900; 2,100]"
+    for effect, width in ((0.5, 3.2 / 1.5 - 2), (1.0, 1.6 - 2)):
+        found = MEASURES["common_base"].function(None, values=[[2.0, 2.2], [3.0, 3.2]], effects=[[0.0, 0.0], [effect, effect]])
+        assert found["reported numbers"].mean == pytest.approx(width)
     for n, values in ((9, [1] * 4 + [-1] * 4 + [0]), (4, [1, 1, -1, -1])):
         least = MEASURES["least_extreme"].function(None, n=n)[f"{n} values"].mean
         assert least == pytest.approx(1 / np.std(values, ddof=1))
@@ -188,12 +192,38 @@ def test_no_claim_is_decided_by_a_single_run_whatever_it_did(claim, run):
             assert outcomes == {claims.UNDECIDED}
 
 
+def test_runs_on_fewer_images_with_an_earlier_switch_or_narrower_bear_no_verdict(tmp_path):
+    spec = dataclasses.replace(BASELINE, epochs=90, data=dataclasses.replace(BASELINE.data, subset=300), switch=SwitchSpec(epoch=10))
+    found = claims._found(1, Evidence([fake(spec)]), claims.Scale(90, 1))
+    assert found == claims.Found(missing=0, total=1, epochs=90, seeds=1, subset=300, switch=10, width=256)
+    for name, least, enough in [("subset", claims.ALL, 300), ("switch", 11, 10), ("width", 257, 256)]:
+        assert claims.reaches(found, claims.Scale(90, 1, **{name: enough}))
+        assert not claims.reaches(found, claims.Scale(90, 1, **{name: least}))
+    everything = claims._found(1, Evidence([fake(dataclasses.replace(spec, data=BASELINE.data))]), claims.Scale(90, 1))
+    assert claims.reaches(everything, claims.Scale(90, 1, subset=claims.ALL))
+
+
+def test_every_quantity_that_falls_short_stands_in_the_reason_and_in_the_commands():
+    scale = {"epochs": 90, "seeds": 3, "subset": 0, "switch": 200, "width": 16, "width_parameter": "resnet_width"}
+    claim = claims._claim({**CLAIM, "reads": [{"chapter": "exp1"}, {"chapter": "exp2"}], "scale": scale})
+    found = claims.Found(missing=0, total=2, epochs=80, seeds=2, subset=12000, switch=50, width=8)
+    result = claims.Result(claim, (), found, claims.NOT_YET)
+    arguments = '-p epochs 90 -p seeds "[0, 1, 2]" -p subset 0 -p switch 200 -p resnet_width 16'
+    assert verdicts.reason_text(result, "en") == (
+        "There are 80 epochs and 90 are needed; there are 2 seeds and 3 are needed; there are 12,000 training images and all are needed; "
+        "the loss changes at epoch 50 and not at 200; the narrowest network has width 8 and not 16; "
+        f"to have them `ncbook sweep exp1 {arguments}`, `ncbook sweep exp2 {arguments}`, then the same values as defaults."
+    )
+    assert verdicts.scale_text(result, "en") == "80 epochs, 12,000 images, switch at epoch 50, width 8, seeds: 2"
+
+
 @pytest.fixture
 def startup(tmp_path, monkeypatch):
     """Kernels started by the test see no published run."""
     folder = tmp_path / "ipython" / "profile_default" / "startup"
     folder.mkdir(parents=True)
-    (folder / "no_published_runs.py").write_text(f"import ncbook.store\nncbook.store.Store.__init__.__defaults__ = (None, {str(tmp_path / 'none')!r})\n")
+    defaults = f"(None, {str(tmp_path / 'none')!r})"
+    (folder / "no_published_runs.py").write_text(f"import ncbook.store\nncbook.store.Store.__init__.__defaults__ = {defaults}\n")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
 
 
@@ -201,7 +231,7 @@ def startup(tmp_path, monkeypatch):
     ("chapter", "id", "language", "metrics"),
     [
         ("verdicts", "R12", "it", {"test_error": lambda seed: 0.05 + 0.01 * seed}),
-        ("fn_verdicts", "F17", "en", {"feature_norm": lambda seed: 25 + seed, "train_error": lambda seed: 0.0, "nc1_trace_ratio_clean": lambda seed: 0.5}),
+        ("fn_verdicts", "F17", "en", {"feature_norm": lambda s: 25 + s, "train_error": lambda s: 0.0, "nc1_trace_ratio_clean": lambda s: 0.5}),
     ],
 )
 def test_altered_runs_alter_the_executed_page_of_verdicts(tmp_path, own_store, startup, chapter, id, language, metrics):
@@ -212,7 +242,8 @@ def test_altered_runs_alter_the_executed_page_of_verdicts(tmp_path, own_store, s
         store.save(fake(spec, **{name: value(spec.seed) for name, value in metrics.items()}))
 
     def page():
-        notebook = papermill.execute_notebook(CHAPTERS[chapter].notebook, tmp_path / "out.ipynb", {"claims": [id]}, cwd=str(tmp_path), progress_bar=False)
+        source, parameters = CHAPTERS[chapter].notebook, {"claims": [id]}
+        notebook = papermill.execute_notebook(source, tmp_path / "out.ipynb", parameters, cwd=str(tmp_path), progress_bar=False)
         (table,) = [text for output in outputs(notebook) if 'class="claims"' in (text := output.get("data", {}).get("text/html", ""))]
         return glued(notebook)[f"measured_{id}"], table
 

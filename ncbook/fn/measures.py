@@ -91,7 +91,8 @@ def relative(
         label = f"{_level(column, level)} v {_level(column, base)}"
         if len(thresholds) > 1 or base_threshold:
             label += f", NC1 < {threshold:g}" + (f" v {base_threshold:g}" if base_threshold else "")
-        left, right = (_where(_onsets(evidence, at), {column: one}) for at, one in ((threshold, level), (base_threshold or threshold, base)))
+        left = _where(_onsets(evidence, threshold), {column: level})
+        right = _where(_onsets(evidence, base_threshold or threshold), {column: base})
         cases[label] = _NOTHING if left["censored"].all() and right["censored"].all() else relative_effect(left[value], right[value])
     return cases
 
@@ -186,7 +187,8 @@ def intervention_shift(evidence: Evidence, margin: float) -> Cases:
     cases = {}
     for row in intervention_effects(runs, margin).to_dict("records"):
         values = [row[f"difference_{field}"] for field in Estimate._fields]
-        cases[f"{row['target']} × {row['factor']:g} at epoch {row['factor_epoch']}"] = Estimate(*(v / untouched for v in values[:3]), values[3])
+        case = f"{row['target']} × {row['factor']:g} at epoch {row['factor_epoch']}"
+        cases[case] = Estimate(*(value / untouched for value in values[:3]), values[3])
     return cases or {"all": _NOTHING}
 
 
@@ -205,7 +207,7 @@ def _predictions(evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 @measure(low=0, high=1)
 def crossing_first(evidence: Evidence) -> Cases:
-    """Of the runs that collapse, the share in which the norm crosses fn* before; fn* from other runs, interval after Clopper and Pearson."""
+    """Share of the runs that collapse in which the norm crosses fn*, taken from other runs, before; interval after Clopper and Pearson."""
     cases = {}
     for case, found in _predictions(evidence).items():
         ahead = found[(found["predictor"] == predictor.FEATURE_NORM) & ~found["censored"]]["lead"] > 0
@@ -248,24 +250,20 @@ def baseline_excess(evidence: Evidence) -> Cases:
 # Along the run
 
 
-def _paths(evidence: Evidence, column: str | None) -> dict[str, list[tuple[dict[str, Any], Trajectory]]]:
-    """Of the runs with records after the switch, by level of `column`."""
-    paths: dict[str, list] = {}
-    for labels, path in trajectories(_standard(evidence).sort_values(column or "key", kind="stable")):
-        if len(path.epochs):
-            paths.setdefault(_level(column, labels[column]) if column else "all runs", []).append((labels, path))
-    return paths
-
-
 @measure(low=-1)
 def norm_change(evidence: Evidence, column: str, since: int) -> Cases:
     """Relative change of the norm until the run's last record, since `since` epochs after the switch; if negative, before that record."""
 
     def change(path: Trajectory) -> float:
+        if not len(path.epochs):
+            return math.nan
         moment = path.start + since if since > 0 else path.epochs[-1] + since
         return path.norm[-1] / float(np.exp(np.interp(moment, path.epochs, np.log(path.norm)))) - 1
 
-    return {level: estimate([change(path) for _, path in those]) for level, those in _paths(evidence, column).items()}
+    changes: dict[str, list[float]] = {}
+    for labels, path in trajectories(_standard(evidence).sort_values(column, kind="stable")):
+        changes.setdefault(_level(column, labels[column]), []).append(change(path))
+    return {level: estimate(values) for level, values in changes.items()}
 
 
 @measure(low=-1)
