@@ -11,6 +11,7 @@ from scipy import stats
 
 from ncbook.analysis import estimate
 from ncbook.fn import phases, sweeps
+from ncbook.fn.experiments import MARGIN
 from ncbook.fn.onset import onsets
 from ncbook.fn.pages import with_interval
 from ncbook.fn.sweeps import ACTIVATION, DEPTH, WEIGHT_DECAY, WIDTH
@@ -150,7 +151,7 @@ def history(key, depth, rate, last=100, switch=10) -> pd.DataFrame:
 def test_the_drift_is_the_change_over_the_last_epochs_and_unknown_in_short_phases():
     table = pd.concat([history("falls", 1, 0.01), history("rests", 3, 0), history("short", 5, 0.01, last=20)])
     ended = sweeps.endings(table, onsets(table, 1e-9)).set_index("key")
-    assert ended.loc["falls", "drift"] == pytest.approx(math.exp(-0.01 * sweeps.WINDOW) - 1)
+    assert ended.loc["falls", "drift"] == pytest.approx(math.exp(-0.01 * MARGIN) - 1)
     assert ended.loc["rests", "drift"] == pytest.approx(0) and math.isnan(ended.loc["short", "drift"])
     assert ended.loc["falls", "norm_end"] == pytest.approx(10 * math.exp(-1))
     assert ended.loc["falls", "nc1_least"] == pytest.approx(math.exp(-10))

@@ -38,8 +38,6 @@ from ncbook.fn.statistics import (
     spread_over_conditions,
 )
 
-WINDOW = 20
-"""Epochs before the last record over which the drift of the norm is seen."""
 ONE_RUN = "one run a level, no interval"
 _WORDS = {"since_switch": "the time from the switch to collapse", "fn_star": "fn*"}
 
@@ -260,7 +258,7 @@ def threshold_texts(strict: pd.DataFrame, loose: pd.DataFrame, factor: Factor) -
 def endings(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
     """`onsets` with what the phase after the switch came to; NaN where it has no finite record.
 
-    Columns besides: nc1_least (the least NC1), norm_end (fn at the last record) and drift (its relative change over the `WINDOW` epochs
+    Columns besides: nc1_least (the least NC1), norm_end (fn at the last record) and drift (its relative change over the `MARGIN` epochs
     before that; NaN in shorter phases).
     """
     rows = []
@@ -268,7 +266,7 @@ def endings(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
         row = {"key": labels["key"], "nc1_least": math.nan, "norm_end": math.nan, "drift": math.nan}
         if len(path.epochs):
             row |= {"nc1_least": path.metric.min(), "norm_end": path.norm[-1]}
-            if (start := path.epochs[-1] - WINDOW) >= path.epochs[0]:
+            if (start := path.epochs[-1] - MARGIN) >= path.epochs[0]:
                 row["drift"] = path.norm[-1] / math.exp(np.interp(start, path.epochs, np.log(path.norm))) - 1
         rows.append(row)
     return onsets.merge(pd.DataFrame(rows), on="key")
