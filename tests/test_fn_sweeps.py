@@ -89,7 +89,7 @@ def test_crossings_that_do_not_last_or_were_there_from_the_start_are_counted():
     [
         ({1: [NEVER], 5: [NEVER]}, "no run collapsed", "known at 0 levels"),
         ({1: [NEVER], 5: [80.0]}, "depth 5, 80.0 epochs after the switch, the only one", "known at 1 level,"),
-        ({1: [90.0], 5: [80.0]}, "cannot be said", "is undecided (one run a level, no interval)"),
+        ({1: [90.0], 5: [80.0]}, "cannot be said", "is undecided (one run a level, no interval; from least to greatest: depth 5 and 1)"),
         ({3: [90.0, 91.0]}, "the only one", "known at 1 level,"),
     ],
 )
@@ -172,8 +172,8 @@ ERRORS = {0.0: 0.0, 1e-5: 0.0, 1e-4: 0.0, 1e-2: 0.9}
 def test_the_regimes_and_what_lies_at_either_end():
     texts = phases.regime_texts(made_up(WEIGHT_DECAY, THREE, errors=ERRORS))
     assert texts["regimes"] == "collapse at λ = 10⁻⁵ and 10⁻⁴; no collapse at λ = 0; no fit at λ = 0.01"
-    assert texts["lower_edge"].startswith("at λ = 0, none of 3 runs collapsed until epoch 300")
-    assert texts["upper_edge"] == "at λ = 0.01, none of 3 runs collapsed until epoch 300 (final training error 0.900 [0.900, 0.900])"
+    assert texts["lower_edge"].startswith("at λ = 0 collapse came in 0 of 3 runs until epoch 300")
+    assert texts["upper_edge"] == "at λ = 0.01 collapse came in 0 of 3 runs until epoch 300 (final training error 0.900 [0.900, 0.900])"
     inner = phases.regime_texts(made_up(WEIGHT_DECAY, {level: THREE[level] for level in (1e-5, 1e-4)}))
     assert re.match(r"at λ = 10⁻⁵ the time to collapse differs by \+100 % .* at λ = 10⁻⁴$", inner["lower_edge"])
     assert inner["upper_edge"].endswith("this side of the optimum was not reached")

@@ -70,9 +70,9 @@ def regime_texts(onsets: pd.DataFrame) -> dict[str, str]:
             slower = f"differs by {effect(relative_effect(times[level], times[quickest]))} from the shortest, {WEIGHT_DECAY.at(quickest)}"
             texts[edge] = f"{WEIGHT_DECAY.at(level)} the time to collapse {slower}"
         else:
-            collapsed, until = phases.loc[level, COLLAPSE] or "none", cell["last_epoch"].max()
-            share = f"{collapsed} of {counted(len(cell), 'run')} collapsed until epoch {until}"
-            texts[edge] = f"{WEIGHT_DECAY.at(level)}, {share} (final training error {with_interval(estimate(cell['final_train_error']))})"
+            share = f"{phases.loc[level, COLLAPSE]} of {counted(len(cell), 'run')} until epoch {cell['last_epoch'].max()}"
+            error = with_interval(estimate(cell["final_train_error"]))
+            texts[edge] = f"{WEIGHT_DECAY.at(level)} collapse came in {share} (final training error {error})"
     return texts
 
 

@@ -129,7 +129,8 @@ def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
         return f"{_WORDS[value]} is known at {counted(len(levels), 'level')}, which gives no shape"
     pairs = math.comb(sum(len(values) >= 2 for values in levels.values()), 2)
     if not pairs:
-        return f"the shape of {_WORDS[value]} is undecided ({ONE_RUN})"
+        order = factor.called(*sorted(levels, key=lambda level: levels[level].mean()))
+        return f"the shape of {_WORDS[value]} is undecided ({ONE_RUN}; from least to greatest: {order})"
     curve = shape_over(onsets, factor.column, value)
     ordered = pd.api.types.is_numeric_dtype(onsets[factor.column])
     means = {level: values.mean() for level, values in levels.items()}
@@ -167,8 +168,8 @@ def _largest_shift_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str
 
 
 def effect(value: Estimate) -> str:
-    """`+21 % [+15 %, +27 %]`."""
-    return percent_with_interval(value, sign=True) + (" (one run, no interval)" if value.n == 1 else "")
+    """`+21 % [+15 %, +27 %]`, without an interval where either side has one run."""
+    return percent_with_interval(value, sign=True)
 
 
 def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
@@ -176,8 +177,9 @@ def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
         return "fewer than two levels collapsed, so that there is no spread over them"
     spread = spread_over_conditions(onsets, [factor.column])
     time, norm = (percent_with_interval(value) for value in (spread.onset, spread.norm))
-    how = "standard deviations of logarithms, less the scatter of seeds"
-    return f"over the levels that collapsed, the time to collapse by {time} and fn* by {norm} ({how})"
+    scatter = "the unknown scatter of seeds included" if math.isnan(spread.norm_within) else "less the scatter of seeds"
+    moved = f"the time to collapse by {time} and fn* by {norm}"
+    return f"over the levels that collapsed, {moved} (standard deviations of logarithms, {scatter})"
 
 
 def variation_text(norms: pd.Series) -> str:
