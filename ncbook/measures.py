@@ -27,21 +27,23 @@ Cases = dict[str, Estimate]
 
 @dataclass(frozen=True)
 class Measure:
-    """A registered function, and between which values its cases always lie."""
+    """A registered function, between which values its cases always lie, and what the n of their estimates counts, one of `UNITS`."""
 
     function: Callable[..., Cases]
     low: float
     high: float
+    unit: str
 
 
+UNITS = ("seeds", "runs", "conditions")
 MEASURES: dict[str, Measure] = {}
 
 
-def measure(low: float = -math.inf, high: float = math.inf) -> Callable[[Callable[..., Cases]], Callable[..., Cases]]:
-    """Puts a function into `MEASURES`, with the bounds of its cases."""
+def measure(low: float = -math.inf, high: float = math.inf, unit: str = "seeds") -> Callable[[Callable[..., Cases]], Callable[..., Cases]]:
+    """Puts a function into `MEASURES`, with the bounds of its cases and the unit of their n."""
 
     def register(function: Callable[..., Cases]) -> Callable[..., Cases]:
-        MEASURES[function.__name__] = Measure(function, low, high)
+        MEASURES[function.__name__] = Measure(function, low, high, unit)
         return function
 
     return register

@@ -12,6 +12,7 @@ from IPython.display import HTML, Markdown
 from ncbook import claims
 from ncbook.analysis import Estimate
 from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Claim, Range, Result
+from ncbook.measures import MEASURES
 from ncbook.pages import number, numbered_table, with_interval
 
 WORDS = {
@@ -26,7 +27,9 @@ _PHRASES = {
         "between": "fra {} e {}",
         "exact": "esatto",
         "rounded": "da valori arrotondati",
-        "basis": "semi: {}",
+        "basis_seeds": "semi: {}",
+        "basis_runs": "reti: {}",
+        "basis_conditions": "condizioni: {}",
         "many": "{} casi, da {} ({}) a {} ({})",
         "no_runs": "nessuna rete",
         "no_scale": "non dipende da reti",
@@ -65,7 +68,9 @@ _PHRASES = {
         "between": "between {} and {}",
         "exact": "exact",
         "rounded": "from rounded values",
-        "basis": "seeds: {}",
+        "basis_seeds": "seeds: {}",
+        "basis_runs": "runs: {}",
+        "basis_conditions": "conditions: {}",
         "many": "{} cases, from {} ({}) to {} ({})",
         "no_runs": "no network",
         "no_scale": "rests on no network",
@@ -144,8 +149,8 @@ def criterion_text(criterion: Range, language: str) -> str:
     return f"< {high}" if math.isinf(criterion.low) else _PHRASES[language]["between"].format(low, high)
 
 
-def _cases_text(cases: Sequence[Case], language: str) -> str:
-    """The values of one check; of many, the extremes. How many seeds they rest on."""
+def _cases_text(cases: Sequence[Case], unit: str, language: str) -> str:
+    """The values of one check; of many, the extremes. How many seeds, or other `unit`, they rest on."""
     words = _PHRASES[language]
     measured = sorted((case for case in cases if math.isfinite(case.value.mean)), key=lambda case: case.value.mean)
     if not measured:
@@ -154,7 +159,7 @@ def _cases_text(cases: Sequence[Case], language: str) -> str:
     if counts == [0]:
         basis = words["rounded" if any(case.value.low < case.value.high for case in measured) else "exact"]
     else:
-        basis = words["basis"].format("–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
+        basis = words[f"basis_{unit}"].format("–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
     if len(cases) <= _MOST_CASES:
         return "; ".join(f"{case_name(case, language)}: {value_text(case.value, language)}" for case in cases) + f" ({basis})"
     ends = [part for case in (measured[0], measured[-1]) for part in (value_text(case.value, language), case_name(case, language))]
@@ -164,7 +169,7 @@ def _cases_text(cases: Sequence[Case], language: str) -> str:
 def measured_texts(result: Result, language: str) -> list[str]:
     """One text for each check: what it measures, where it has to lie, what came out."""
     return [
-        f"{check.says[language]} ({criterion_text(check.criterion, language)}): {_cases_text(cases, language)}"
+        f"{check.says[language]} ({criterion_text(check.criterion, language)}): {_cases_text(cases, MEASURES[check.measure].unit, language)}"
         for check, cases in zip(result.claim.checks, result.cases, strict=True)
     ]
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -34,9 +33,15 @@ def runs(rates, seeds=(0, 1, 2), **labels):
     return join(*(make_run(f"{key}-{seed}", rate=rate, **BASE | {"seed": seed} | labels) for seed, rate in zip(seeds, rates)))
 
 
+def evidence_of(table):
+    evidence = Evidence([])
+    evidence.table = table
+    return evidence
+
+
 def cases(measure, *tables, **arguments) -> dict[str, Estimate]:
     table = join(*tables).astype({"depth": "Int64", "subset": "Int64"})
-    return MEASURES[measure].function(SimpleNamespace(table=table), **arguments)
+    return MEASURES[measure].function(evidence_of(table), **arguments)
 
 
 def means(*given, **arguments):
@@ -84,8 +89,8 @@ def test_the_variation_within_pairs_counts_every_condition():
     tables = runs([0.05, 0.06, 0.07]), runs(0.1, lr=2e-3), runs(0.1, width=64), runs(1e-4, width=64, weight_decay=0.0)
     found = cases("norm_variation", *tables)
     norms = [3 * math.exp(-0.01 * falls_at(rate)) for rate in (0.05, 0.06, 0.07, 0.1, 0.1, 0.1)]
-    assert found["MNIST, MLP, width 256"] == pytest.approx(coefficient_of_variation(norms))
-    assert found["MNIST, MLP, width 64"].mean == pytest.approx(0) and found["MNIST, MLP, width 64"].n == 3
+    assert found["MNIST MLP width 256"] == pytest.approx(coefficient_of_variation(norms))
+    assert found["MNIST MLP width 64"].mean == pytest.approx(0) and found["MNIST MLP width 64"].n == 3
 
 
 def test_conditions_move_the_time_or_the_norm():
@@ -185,7 +190,7 @@ def test_no_claim_is_decided_by_a_single_run_whatever_it_did(claim, run):
     table = make_run("a", **ONE_RUN.get(run, {"rate": 0.05}), **BASE).assign(**dict.fromkeys(COLLAPSE, 0.5))
     if run == "diverges":
         table.loc[table["epoch"] > SWITCH, ["nc1_trace_ratio_clean", "feature_norm", "train_error", *COLLAPSE]] = np.nan
-    evidence = SimpleNamespace(table=table.astype({"depth": "Int64", "subset": "Int64"}), runs=[None])
+    evidence = evidence_of(table.astype({"depth": "Int64", "subset": "Int64"}))
     for check in claim.checks if claim.reads else ():
         if check.measure not in ("least_extreme", "student_half_width"):
             outcomes = {case.outcome for case in claims._cases(check, evidence)}

@@ -5,6 +5,7 @@ feature norm there, and times are counted from the switch. A run that never cros
 time for which it was observed. All runs of a chapter being observed for equally long, that understates a difference and keeps its sign.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ def _standard(evidence: Evidence) -> pd.DataFrame:
     return evidence.table[evidence.table["factor"].isna()]
 
 
+@functools.lru_cache(maxsize=4)
 def _onsets(evidence: Evidence, threshold: float = THRESHOLD) -> pd.DataFrame:
     """`onset.onsets` of the runs without an intervention, since_switch as said above, and final_norm, that of the last record."""
     found = onsets(_standard(evidence), threshold)
@@ -65,7 +67,7 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 # At the onset
 
 
-@measure()
+@measure(unit="runs")
 def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None) -> Cases:
     """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns."""
     where = where or {}
@@ -104,18 +106,18 @@ def relative_size(evidence: Evidence, value: str, column: str, pairs: Sequence[S
     return {case: Estimate(-one.mean, -one.high, -one.low, one.n) if one.mean < 0 else one for case, one in found.items()}
 
 
-@measure(low=0)
+@measure(low=0, unit="runs")
 def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Cases:
     """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set, or of other groups."""
     cases, table = {}, _onsets(evidence)
     varied = [column for column in by if column in ("data", "model") or table[column].nunique() > 1]
     for group, runs in table.groupby(list(by), dropna=False):
         levels = [(column, level) for column, level in zip(by, group) if column in varied and not pd.isna(level)]
-        cases[", ".join(_level(*one) for one in levels)] = coefficient_of_variation(runs["fn_star"])
+        cases[" ".join(_level(*one) for one in levels)] = coefficient_of_variation(runs["fn_star"])
     return cases
 
 
-@measure(low=0)
+@measure(low=0, unit="conditions")
 def condition_spread(evidence: Evidence, what: str) -> Cases:
     """How far conditions move fn*, as standard deviation of its log ("norm"), or that variance over the one of the time ("ratio").
 
@@ -195,6 +197,7 @@ def intervention_shift(evidence: Evidence, margin: float) -> Cases:
 # Before the onset
 
 
+@functools.lru_cache(maxsize=1)
 def _predictions(evidence: Evidence) -> dict[str, pd.DataFrame]:
     """Of the runs that have sources, by what these may not share with the run."""
     table = _standard(evidence)
@@ -205,7 +208,7 @@ def _predictions(evidence: Evidence) -> dict[str, pd.DataFrame]:
     return {case: found[found["sources"] > 0] for case, found in made.items()}
 
 
-@measure(low=0, high=1)
+@measure(low=0, high=1, unit="runs")
 def crossing_first(evidence: Evidence) -> Cases:
     """Share of the runs that collapse in which the norm crosses fn*, taken from other runs, before; interval after Clopper and Pearson."""
     cases = {}
@@ -217,14 +220,14 @@ def crossing_first(evidence: Evidence) -> Cases:
     return cases or {"from other runs": _NOTHING}
 
 
-@measure()
+@measure(unit="runs")
 def crossing_lead(evidence: Evidence) -> Cases:
     """Mean time from the norm's crossing of fn*, taken from other runs, to the collapse, over the runs that have both."""
     cases = {case: found[found["predictor"] == predictor.FEATURE_NORM]["lead"] for case, found in _predictions(evidence).items()}
     return {case: estimate(leads) for case, leads in cases.items()} or {"from other runs": _NOTHING}
 
 
-@measure(low=0)
+@measure(low=0, unit="runs")
 def prediction_miss(evidence: Evidence) -> Cases:
     """Mean absolute error of the T_NC predicted by the norm, as a share of the time from the switch to T_NC."""
     cases = {}
@@ -234,7 +237,7 @@ def prediction_miss(evidence: Evidence) -> Cases:
     return cases or {"from other runs": _NOTHING}
 
 
-@measure()
+@measure(unit="runs")
 def baseline_excess(evidence: Evidence) -> Cases:
     """How much larger the error of each baseline is than that of the norm, in epochs, over the runs that all of them speak about."""
     words = {predictor.MEAN_ONSET: "mean T_NC", predictor.EXTRAPOLATED: "extrapolated NC1"}
