@@ -8,12 +8,14 @@ import pytest
 
 from ncbook.fn import conditions, forecasts, intervention, settled
 from ncbook.fn.equilibrium import equilibrium_norm
+from ncbook.fn.experiments import fn_equilibrium_specs
 from ncbook.fn.onset import onsets
+from ncbook.store import Run
 
 SWITCH, END = 20, 200
 LABELS = {
-    "data": "mnist", "subset": 300, "model": "mlp", "width": 256, "depth": 5, "activation": "relu", "optimizer": "adam", "lr": 1e-3, "momentum": 0.0,
-    "weight_decay": 1e-4, "batch_size": 128, "seed": 0, "epochs": END, "switch": SWITCH, "reduction": "mean", "factor": np.nan,
+    "data": "mnist", "subset": 300, "model": "mlp", "width": 256, "depth": 5, "activation": "relu", "optimizer": "adam", "lr": 1e-3,
+    "momentum": 0.0, "weight_decay": 1e-4, "batch_size": 128, "seed": 0, "epochs": END, "switch": SWITCH, "reduction": "mean", "factor": np.nan,
     "factor_epoch": pd.NA, "target": None,
 }  # fmt: skip
 
@@ -105,10 +107,12 @@ def test_norms_at_rest_are_foretold_from_the_reference_alone():
     runs = [make_run(f"w{decay}", weight_decay=decay, norm=norms[decay], approach=0.2) for decay in decays]
     ends = settled.predicted(settled.settled(settled.labelled(join(*runs))))
     assert ends["predicted"].to_numpy() == pytest.approx(list(norms.values()), rel=1e-6) == ends["final"].to_numpy()
-    assert settled.fitted_gain(ends) == pytest.approx(1.4) and ends["drift"].abs().max() < 1e-6 and ends["reference"].tolist() == [True, False, False]
+    assert settled.fitted_gain(ends) == pytest.approx(1.4) and ends["drift"].abs().max() < 1e-6
+    assert ends["reference"].tolist() == [True, False, False]
     line = settled.curve(ends)
-    assert line["predicted"].iloc[-1] == 0 and np.interp(1e-3, line["weight_decay"], line["predicted"]) == pytest.approx(norms[1e-3], rel=1e-3)
-    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(join(*runs)), ends))
+    assert line["predicted"].iloc[-1] == 0
+    assert np.interp(1e-3, line["weight_decay"], line["predicted"]) == pytest.approx(norms[1e-3], rel=1e-3)
+    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(join(*runs)), ends), settled.balance([]))
     assert said["foretold"].startswith("At λ = 10⁻³") and said["foretold"].count(" 0 % from it") == 2
 
 
@@ -125,5 +129,18 @@ def test_norms_at_levels_are_shares_of_the_final_norm():
 def test_runs_without_a_reference_have_no_prediction():
     ends = settled.predicted(settled.settled(settled.labelled(make_run("a", weight_decay=1e-3))))
     assert ends["predicted"].isna().all() and settled.curve(ends).empty
-    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(make_run("a")), ends))
+    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(make_run("a")), ends), settled.balance([]))
     assert said["gain"].startswith("n/a") and said["critical"] == "n/a" and "no second weight decay" in said["foretold"]
+    assert said["balanced"].startswith("No run kept finite weights")
+
+
+def test_layers_are_compared_by_their_squared_norms_with_biases():
+    specs = fn_equilibrium_specs([1e-4, 1e-3], [1e-3], "mnist", 300, 10, 20, [0])
+    layers = ["hidden.0", "hidden.1", "hidden.2", "hidden.3", "hidden.4", "classifier"]
+    plain = {f"{layer}.{part}": np.array([[2.0, 1.0]]) for layer in layers for part in ("weight", "bias")}
+    states = [{20: plain | {"classifier.weight": weight}} for weight in (np.ones((5, 2)), np.ones(5))]
+    runs = [Run(spec, {}, np.array([20]), {}, state) for spec, state in zip(specs, states)]
+    balanced = settled.balance(runs)
+    assert balanced["factor"].tolist() == [1, 2] and balanced["$(W_5, b_5)$"].tolist() == [10, 10] and balanced["$W$"].tolist() == [10, 5]
+    header, rows = settled.balance_table(balanced)
+    assert len(header) == len(rows[0]) == 9 and rows[1][-1] == "2.00" and rows[1][0] == "λ = 10⁻³, rate 10⁻³"

@@ -14,6 +14,7 @@ from ncbook.chapters import CHAPTERS, chapter_specs
 from ncbook.fn.experiments import THRESHOLD
 from ncbook.fn.onset import onsets
 from ncbook.fn.pages import with_interval
+from ncbook.spec import ModelSpec
 from ncbook.store import PROVENANCE, Run, Store
 from ncbook.sweep import load_runs, table
 
@@ -63,7 +64,15 @@ def made_up(spec, collapses=True, diverges=False) -> Run:
         metrics = {name: np.where(since > 3, np.nan, values) for name, values in metrics.items()}
     provenance = dict.fromkeys(PROVENANCE, "made up") | {"seconds": 60.0, "stack_members": 1, "threads": 1, "parameters": 1000}
     provenance |= {"versions": {"torch": "0"}, "started": "2026-01-01T00:00:00", "scale": f"{epochs[-1]} epochs, 300 training points"}
-    return Run(spec, provenance, epochs, metrics, {})
+    return Run(spec, provenance, epochs, metrics, {epoch: made_up_weights(spec.model) for epoch in spec.snapshots})
+
+
+def made_up_weights(model: ModelSpec) -> dict[str, np.ndarray]:
+    """Of an MLP on MNIST, every layer with the squared norm 2, its bias with 1 of it."""
+    outputs = {f"hidden.{i}": model.width for i in range(model.depth)} | {"classifier": 10}
+    weights = {f"{layer}.weight": np.full((n, 784 if layer == "hidden.0" else model.width), 1.0) for layer, n in outputs.items()}
+    weights |= {f"{layer}.bias": np.ones(n) for layer, n in outputs.items()}
+    return {name: values / np.linalg.norm(values) for name, values in weights.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Where the feature norm ends, beside the equilibrium of `equilibrium`: tables, figures and sentences of the chapter on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +15,7 @@ from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
 from ncbook.fn.pages import MISSING, counted, listing, number, percent, power
 from ncbook.plots import _CYCLE, _WIDTH, STYLE
+from ncbook.store import Run
 
 TAIL = 50
 """Epochs at the end of a run over which its drift is taken."""
@@ -155,6 +156,43 @@ def over_levels(found: pd.DataFrame) -> Figure:
     return figure
 
 
+def balance(runs: Sequence[Run]) -> pd.DataFrame:
+    """The squared norm of each layer of an MLP at the end of the run, biases of hidden layers included: equal at every stationary point.
+
+    Columns: weight_decay, lr, seed, (W₁, b₁) ... W, and factor, the largest of them over the least. Runs without kept weights are left out.
+    """
+    rows = []
+    for run in runs:
+        if (state := run.states.get(run.spec.epochs)) is None:
+            continue
+        hidden = [_square(state, f"hidden.{i}.weight") + _square(state, f"hidden.{i}.bias") for i in range(run.spec.model.depth)]
+        norms = {f"$(W_{i}, b_{i})$": norm for i, norm in enumerate(hidden, 1)} | {"$W$": _square(state, "classifier.weight")}
+        optimizer, factor = run.spec.optimizer, max(norms.values()) / min(norms.values())
+        rows.append({"weight_decay": optimizer.weight_decay, "lr": optimizer.lr, "seed": run.spec.seed, **norms, "factor": factor})
+    return labelled(pd.DataFrame(rows, columns=None if rows else ["weight_decay", "lr", "seed", "factor"]))
+
+
+def _square(state: Mapping[str, np.ndarray], name: str) -> float:
+    return float(np.square(state[name], dtype=np.float64).sum())
+
+
+def balance_table(balanced: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a numbered table of `balance`."""
+    layers = [column for column in balanced if column.startswith("$")]
+    numbers = balanced[[*layers, "factor"]].map(lambda value: number(value, 2)).to_numpy().tolist()
+    texts = [[setting, str(seed), *cells] for setting, seed, cells in zip(balanced["setting"], balanced["seed"], numbers)]
+    return ["Run", "Seed", *layers, "Largest / least"], texts
+
+
+def _balanced(balanced: pd.DataFrame) -> str:
+    factors = balanced.dropna(subset="factor").sort_values("factor")
+    if factors.empty:
+        return "No run kept finite weights: whether their layers are balanced is not known."
+    least, most = factors.iloc[0], factors.iloc[-1]
+    text = f"The largest squared norm of a layer is {number(least['factor'], 2)} times the least at {least['setting']}"
+    return text + (f" and {number(most['factor'], 2)} times at {most['setting']}." if len(factors) > 1 else ".")
+
+
 def rows(ends: pd.DataFrame) -> list[list[str]]:
     """Rows for a numbered table, a run each: setting, seed, predicted and final norm, drift, fn*, that over the final norm, final NC1."""
     return [
@@ -172,8 +210,8 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def texts(ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
-    """The chapter's sentences, to glue: gain, critical, foretold, rates, star, own_levels, drifts."""
+def texts(ends: pd.DataFrame, levels: pd.DataFrame, balanced: pd.DataFrame) -> dict[str, str]:
+    """The chapter's sentences, to glue: reference, gain, critical, foretold, rates, balanced, star, own_levels, drifts."""
     strength = fitted_gain(ends)
     known = math.isfinite(strength)
     return {
@@ -182,6 +220,7 @@ def texts(ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
         "critical": power(float(f"{critical_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
         "foretold": _foretold(ends),
         "rates": _rates(ends),
+        "balanced": _balanced(balanced),
         "star": _star(ends),
         "own_levels": _own_levels(levels),
         "drifts": _drifts(ends),
