@@ -25,14 +25,14 @@ _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"
 _CHUNK = 1024  # elements summed in the tensor's own precision before they are added to a float64 total
 
 # F(4, 3) maps six inputs d and three taps g to the four outputs Aᵀ[(G g) ∘ (Bᵀ d)].
-_G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
 _AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 _OUTPUTS, _PRODUCTS = len(_AT), len(_BT)
 
-# Axes: rows of a signal, and what else a tile has; x and y are [members, channels, positions, lines, line], v and m begin with the products.
-_input_by_line, _input_by_channel = transform(_BT, (2, 3), (0, 1)), transform(_BT, (2, 3), (0, 2))
-_output_tile, _output_tile_adjoint = transform(_AT, (0, 1), (2, 1)), transform(tuple(zip(*_AT)), (0, 1), (0, 1))
+# Axes: positions and lines of x `[members, channels, positions, lines, line]`; v and m begin with the products.
+_input_by_line, _input_by_channel = transform(_BT, (2, 3), (0, 1), "source"), transform(_BT, (2, 3), (0, 2), "source")
+_output_tile, _output_tile_adjoint = transform(_AT, (0, 1), (2, 1), "target"), transform(tuple(zip(*_AT)), (0, 1), (0, 1), "source")
 _turn = transpose((1, 3), (2, 3))
 
 
@@ -90,15 +90,15 @@ def _line(x: Tensor) -> int:
 
 def _lines(x: Tensor) -> np.ndarray:
     """`[members, channels, positions, lines, line]`."""
-    return x.detach().unflatten(-1, (-1, _line(x))).numpy()
+    return x.detach().numpy().reshape(*x.shape[:3], -1, _line(x))
 
 
 class _Conv3(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        members, channels, positions, batch = x.shape
+        members, _, positions, batch = x.shape
         x, y = x.contiguous(), x.new_empty(members, weight.shape[1], positions, batch)
-        _convolve(_lines(x), _filters(weight), _lines(y))
+        _convolve(_lines(x), weight.detach().numpy(), False, _lines(y))
         ctx.save_for_backward(x, weight)
         return y
 
@@ -106,16 +106,12 @@ class _Conv3(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
-        members, out, channels, _ = weight.shape
-        grad_y, grad_x = grad_y.contiguous(), None
-        if ctx.needs_input_grad[0]:  # a convolution with the filters turned round
+        lines, filters, grad_x, grad_weight = _lines(grad_y.contiguous()), weight.detach().numpy(), None, torch.empty_like(weight)
+        if ctx.needs_input_grad[0]:
             grad_x = torch.empty_like(x)
-            _convolve(_lines(grad_y), _filters(weight.flip(3).transpose(1, 2)), _lines(grad_x))
-        panels = -(-out // _line(x))
-        grad_u = x.new_empty(members, _PRODUCTS, panels, channels, _line(x))
-        _filter_gradient(_lines(x), _lines(grad_y), grad_u.numpy())
-        by_filter = grad_u.permute(0, 2, 4, 3, 1).flatten(1, 2)[:, :out]
-        return grad_x, by_filter @ weight.new_tensor(_G)
+            _convolve(lines, filters, True, _lines(grad_x))
+        _filter_gradient(_lines(x), lines, grad_weight.numpy())
+        return grad_x, grad_weight
 
 
 class _BatchNormReLU(torch.autograd.Function):
@@ -145,90 +141,70 @@ class _BatchNormReLU(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, grad_residual if ctx.has_residual else None, None
 
 
-def _filters(weight: Tensor) -> np.ndarray:
-    """G g for every filter g: `[members, out, channels, 3]` -> `[members, products, out, channels]`."""
-    return (weight.detach() @ weight.new_tensor(_G).T).permute(0, 3, 1, 2).contiguous().numpy()
-
-
 def _rows(x: Tensor) -> np.ndarray:
     """`[members, channels, positions * batch]`."""
-    return x.flatten(2).numpy()
+    return x.detach().numpy().reshape(*x.shape[:2], -1)
 
 
 @_jit
-def _copy_beside_zeros(x, s, c, start, beside):
-    """Positions start ... of x[s, c] to `beside` `[1, 1, positions, lines, line]`, zeros for those outside the signal."""
-    zero = x.dtype.type(0)
-    _, _, positions, lines, line = beside.shape
-    for r in range(positions):
-        inside = 0 <= start + r < x.shape[2]
-        for q in range(lines):
-            for z in range(line):
-                beside[0, 0, r, q, z] = x[s, c, start + r, q, z] if inside else zero
-
-
-@_jit
-def _convolve(x, u, y):
-    """y `[members, out, positions, lines, line]` = the convolution of x `[members, channels, ...]` with the `_filters` u."""
+def _convolve(x, weight, adjoint, y):
+    """y `[members, out, positions, lines, line]` = the convolution of x `[members, channels, ...]` with `weight`; or its adjoint, the
+    convolution with the same filters turned round, from `out` to `channels`."""
     members, channels, positions, lines, line = x.shape
     out = y.shape[1]
     # one row more than channels keeps the parts of a tile out of each other's cache sets
     v, m = np.empty((_PRODUCTS, lines, channels + 1, line), x.dtype), np.empty((_PRODUCTS, 6, line), x.dtype)
-    beside, rest = np.empty((1, 1, _PRODUCTS, lines, line), x.dtype), np.empty((1, 6, _OUTPUTS, line), x.dtype)
+    u, zeros, unused = np.empty((_PRODUCTS, out, channels), x.dtype), np.zeros(line, x.dtype), np.empty(line, x.dtype)
     for s in range(members):
+        for o in range(out):
+            for c in range(channels):
+                g = weight[s, c, o] if adjoint else weight[s, o, c]
+                first, last = (g[2], g[0]) if adjoint else (g[0], g[2])
+                for k in range(_PRODUCTS):
+                    u[k, o, c] = _G[k, 0] * first + _G[k, 1] * g[1] + _G[k, 2] * last
         for start in range(0, positions, _OUTPUTS):
             for c in range(channels):
-                if start >= 1 and start - 1 + _PRODUCTS <= positions:
-                    _input_by_line(x, (s, c, start - 1), v, (0, 0, c), lines)
-                else:
-                    _copy_beside_zeros(x, s, c, start - 1, beside)
-                    _input_by_line(beside, (0,), v, (0, 0, c), lines)
+                _input_by_line(x, (s, c, start - 1), v, (0, 0, c), lines, start - 1, positions, zeros)
             for o in range(0, out, 6):
                 size = min(6, out - o)
                 for q in range(lines):
                     for k in range(_PRODUCTS):
-                        multiply(u, (s, k, o), v, (k, q), m, (k,), size, channels, False)
-                    if start + _OUTPUTS <= positions:
-                        _output_tile(m, (0,), y, (s, o, start, q), size)
-                    else:
-                        _output_tile(m, (0,), rest, (0,), size)
-                        for r in range(size):
-                            for p in range(positions - start):
-                                for z in range(line):
-                                    y[s, o + r, start + p, q, z] = rest[0, r, p, z]
+                        multiply(u, (k, o), v, (k, q), m, (k,), size, channels, False)
+                    _output_tile(m, (0,), y, (s, o, start, q), size, start, positions, unused)
 
 
 @_jit
-def _filter_gradient(x, grad_y, grad_u):
-    """grad_u `[members, products, panels, channels, line]` for the filters of `_convolve`, a panel being the filters of one line."""
+def _filter_gradient(x, grad_y, grad_weight):
+    """The gradient with respect to the weight of `_convolve`. A panel is the filters of one line."""
     members, channels, positions, lines, line = x.shape
-    out, panels, lanes, batch = grad_y.shape[1], grad_u.shape[2], line // 2, lines * line
-    v, beside = np.empty((_PRODUCTS, channels, lines + 1, line), x.dtype), np.empty((1, 1, _PRODUCTS, lines, line), x.dtype)
-    rows = v.reshape(_PRODUCTS, channels, batch + line)
-    turned = np.zeros((_OUTPUTS, panels, lines, line, line), x.dtype)
-    turned_flat, m = turned.reshape(_OUTPUTS, panels * batch, line), np.empty((_PRODUCTS, panels * batch, line), x.dtype)
+    out, lanes, batch = grad_y.shape[1], line // 2, lines * line
+    panels = -(-out // line)
+    v, zeros = np.empty((_PRODUCTS, channels, lines + 1, line), x.dtype), np.zeros(line, x.dtype)
+    turned, m = np.zeros((_OUTPUTS, panels, lines, line, line), x.dtype), np.empty((_PRODUCTS, panels * batch, line), x.dtype)
+    rows, turned_rows = v.reshape(_PRODUCTS, channels, batch + line), turned.reshape(_OUTPUTS, panels * batch, line)
+    grad_u = np.empty((_PRODUCTS, panels, channels, line), x.dtype)
     for s in range(members):
         for start in range(0, positions, _OUTPUTS):
             for c in range(channels):
-                if start >= 1 and start - 1 + _PRODUCTS <= positions:
-                    _input_by_channel(x, (s, c, start - 1), v, (0, c), lines)
-                else:
-                    _copy_beside_zeros(x, s, c, start - 1, beside)
-                    _input_by_channel(beside, (0,), v, (0, c), lines)
-            for r in range(_OUTPUTS):
-                if start + r >= positions:
-                    turned[r] = 0
-                    continue
+                _input_by_channel(x, (s, c, start - 1), v, (0, c), lines, start - 1, positions, zeros)
+            for r in range(min(_OUTPUTS, positions - start)):
                 for o in range(0, out - lanes + 1, lanes):
                     _turn(grad_y, (s, o, start + r), turned, (r, o // line, 0, 0, o % line), lines)
                 for o in range(out - out % lanes, out):
                     for q in range(lines):
                         for z in range(line):
                             turned[r, o // line, q, z, o % line] = grad_y[s, o, start + r, q, z]
-            _output_tile_adjoint(turned_flat, (0,), m, (0,), panels * batch)
+            _output_tile_adjoint(turned_rows, (0,), m, (0,), panels * batch, start, positions, zeros)
             for k in range(_PRODUCTS):
                 for p in range(panels):
-                    multiply(rows, (k, 0), m, (k, p * batch), grad_u, (s, k, p), channels, batch, start > 0)
+                    multiply(rows, (k, 0), m, (k, p * batch), grad_u, (k, p), channels, batch, start > 0)
+        for o in range(out):
+            for c in range(channels):
+                for tap in range(3):
+                    total = 0.0
+                    for k in range(_PRODUCTS):
+                        total += _G[k, tap] * grad_u[k, o // line, c, o % line]
+                    grad_weight[s, o, c, tap] = total
 
 
 @_jit

@@ -118,24 +118,40 @@ def multiply(typing, a, at_a, b, at_b, c, at_c, rows, steps, add):
     return types.void(a, at_a, b, at_b, c, at_c, types.int64, types.int64, types.boolean), code
 
 
-def transform(matrix: Sequence[Sequence[float]], source_axes: tuple[int, int], target_axes: tuple[int, int]) -> Callable:
-    """A compiled `f(source, at, target, at, lines)`: target = matrix @ source along the first axis named, for lines along the second."""
+def transform(matrix: Sequence[Sequence[float]], source_axes: tuple[int, int], target_axes: tuple[int, int], ragged: str) -> Callable:
+    """A compiled `f(source, at, target, at, lines, first, count, spare)`: target = matrix @ source along the first axis named, for lines
+    along the second.
+
+    Row j of the array that `ragged` names ("source" or "target") exists where 0 <= first + j < count; elsewhere `spare`, one line,
+    is read or written.
+    """
 
     @intrinsic
-    def apply(typing, source, at_source, target, at_target, lines):
+    def apply(typing, source, at_source, target, at_target, lines, first, count, spare):
         def code(context, builder, signature, values):
             e = _Emitter(context, builder, signature.args[0])
             (source, s), (target, t) = (e.operand(signature.args[i], *values[i : i + 2]) for i in (0, 2))
             (s_row, s_line), (t_row, t_line) = (s[axis] for axis in source_axes), (t[axis] for axis in target_axes)
-            with cgutils.for_range(builder, values[4], intp=_INT) as loop:
+            lines, first, count = values[4:7]
+            spare = builder.ptrtoint(context.make_array(signature.args[7])(context, builder, values[7]).data, _INT)
+
+            def rows(name: str, number: int, start, stride, part):
+                """Addresses of this part of a line in each row."""
+                inside = [e.at(start, (j, stride)) for j in range(number)]
+                if name != ragged:
+                    return inside
+                exists = [builder.icmp_unsigned("<", builder.add(first, _INT(j)), count) for j in range(number)]  # a negative number is huge
+                return [builder.select(*which, e.at(spare, (part, _REGISTER))) for which in zip(exists, inside)]
+
+            with cgutils.for_range(builder, lines, intp=_INT) as loop:
                 for q in range(2):
-                    start, end = e.at(source, (loop.index, s_line), (q, _REGISTER)), e.at(target, (loop.index, t_line), (q, _REGISTER))
-                    xs = [e.load(e.vector, e.at(start, (j, s_row))) for j in range(len(matrix[0]))]
-                    for i, factors in enumerate(matrix):
-                        e.store(e.combine(factors, xs), e.at(end, (i, t_row)))
+                    start, end = (e.at(place, (loop.index, step), (q, _REGISTER)) for place, step in ((source, s_line), (target, t_line)))
+                    xs = [e.load(e.vector, row) for row in rows("source", len(matrix[0]), start, s_row, q)]
+                    for factors, row in zip(matrix, rows("target", len(matrix), end, t_row, q)):
+                        e.store(e.combine(factors, xs), row)
             return context.get_dummy_value()
 
-        return types.void(source, at_source, target, at_target, types.int64), code
+        return types.void(source, at_source, target, at_target, types.int64, types.int64, types.int64, spare), code
 
     return apply
 
