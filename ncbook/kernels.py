@@ -58,7 +58,9 @@ def conv3_plain(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(taps, columns.view(members, 3 * channels, positions * batch)).view(members, -1, positions, batch)
 
 
-def batch_norm_relu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm_relu(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
     """ReLU(batch norm of x, plus residual) with the statistics of this batch, separately for each member and channel.
 
     x and residual: `[members, channels, positions, batch]`; weight and bias: `[members, channels]`.
@@ -69,7 +71,9 @@ def batch_norm_relu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | 
     return batch_norm_relu_plain(x, weight, bias, residual, eps)
 
 
-def batch_norm_relu_plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm_relu_plain(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
     """`batch_norm_relu` in plain torch operations, for any device and precision."""
     var, mean = torch.var_mean(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, dim=(2, 3), correction=0)
     scale = weight * torch.rsqrt(var + eps)

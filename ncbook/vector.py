@@ -140,7 +140,8 @@ def transform(matrix: Sequence[Sequence[float]], source_axes: tuple[int, int], t
                 inside = [e.at(start, (j, stride)) for j in range(number)]
                 if name != ragged:
                     return inside
-                exists = [builder.icmp_unsigned("<", builder.add(first, _INT(j)), count) for j in range(number)]  # a negative number is huge
+                # compared without sign, a negative number is too large
+                exists = [builder.icmp_unsigned("<", builder.add(first, _INT(j)), count) for j in range(number)]
                 return [builder.select(*which, e.at(spare, (part, _REGISTER))) for which in zip(exists, inside)]
 
             with cgutils.for_range(builder, lines, intp=_INT) as loop:
@@ -171,7 +172,8 @@ def transpose(source_axes: tuple[int, int], target_axes: tuple[int, int]) -> Cal
             half = e.lanes // 2
             with cgutils.for_range(builder, values[4], intp=_INT) as loop:
                 for q in range(2):
-                    start, end = e.at(source, (loop.index, s_line), (q, _REGISTER)), e.at(target, (loop.index, t_line), (q * e.lanes, t_row))
+                    start = e.at(source, (loop.index, s_line), (q, _REGISTER))
+                    end = e.at(target, (loop.index, t_line), (q * e.lanes, t_row))
                     rows = [e.load(e.vector, e.at(start, (r, s_row))) for r in range(e.lanes)]
                     for _ in range(e.lanes.bit_length() - 1):  # each round interleaves row r with row r + half
                         parts = [[x for lane in range(first, first + half) for x in (lane, lane + e.lanes)] for first in (0, half)]
