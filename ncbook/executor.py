@@ -282,6 +282,7 @@ def _start_worker(progress: Any, stop: Any) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # what decays to nothing, such as the weights of dead units, would slow every product
 
 
 def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) -> int:
