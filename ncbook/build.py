@@ -1,12 +1,14 @@
 """The HTML of the book: executes the chapters that are out of date, then lets Jupyter Book render the pages."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs, execute
+from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs, execute, one_thread
 from ncbook.store import Store
 
 EXECUTED = ROOT / "executed"
@@ -42,14 +44,33 @@ def published_page(chapter: Chapter) -> Path:
 
     Raises `BuildError` if runs are not published, `ExecutionError` if the chapter fails.
     """
+    _execute_stale([chapter])
+    return EXECUTED / chapter.notebook.name
+
+
+def _execute_stale(chapters: Iterable[Chapter]) -> None:
+    """Executes those chapters whose page is not made from what there is now, as many at once as there are cores."""
     facts = [ROOT / "book" / "claims.yml", *(ROOT / "book" / "reference").rglob("*")]
-    sources = [chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *facts, *_published(chapter)]
-    digest = _digest(sources)
-    page, made_from = EXECUTED / chapter.notebook.name, EXECUTED / f"{chapter.notebook.stem}.digest"
-    if not (page.is_file() and made_from.is_file() and made_from.read_text() == digest):
-        execute(chapter, {}, EXECUTED)
+    stale = {}
+    for chapter in chapters:
+        digest = _digest([chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *facts, *_published(chapter)])
+        page, made_from = EXECUTED / chapter.notebook.name, EXECUTED / f"{chapter.notebook.stem}.digest"
+        if not (page.is_file() and made_from.is_file() and made_from.read_text() == digest):
+            stale[chapter.name] = (chapter, made_from, digest)
+
+    def update(chapter: Chapter, made_from: Path, digest: str) -> None:
+        execute(chapter, {}, EXECUTED, progress=False)
         made_from.write_text(digest)
-    return page
+
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        executions = {pool.submit(update, *what): name for name, what in stale.items()}
+        try:
+            for number, execution in enumerate(as_completed(executions), 1):
+                execution.result()
+                print(f"{executions[execution]} executed ({number} of {len(stale)})", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def build_book() -> Path:
@@ -58,8 +79,7 @@ def build_book() -> Path:
     Pages are rendered all or none: a change in one can break a reference, or stale a number, in another.
     Raises `BuildError` if runs are not published or Jupyter Book finds fault, `ExecutionError` if a chapter fails.
     """
-    for chapter in CHAPTERS.values():
-        published_page(chapter)
+    _execute_stale(CHAPTERS.values())
     pages = [*ROOT.glob("_*.yml"), *EXECUTED.glob("*.ipynb"), *(ROOT / "book").rglob("*")]
     digest = _digest(pages)
     made_from = HTML / ".digest"

@@ -203,7 +203,7 @@ def default_out(chapter: Chapter, given: Mapping[str, Any]) -> Path:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Kernels started within compute with one thread: sums keep their order, and a page executed again is the same to the last digit."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -216,7 +216,7 @@ def _one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def execute(chapter: Chapter, given: Mapping[str, Any], out: Path) -> Path:
+def execute(chapter: Chapter, given: Mapping[str, Any], out: Path, *, progress: bool = True) -> Path:
     """Trains what is missing, then executes the chapter's notebook; returns the executed one, `out`/<name of the notebook>.
 
     It appears only if every cell succeeded; a failure leaves what was there before.
@@ -238,8 +238,8 @@ def execute(chapter: Chapter, given: Mapping[str, Any], out: Path) -> Path:
         train_missing(specs)
         with tempfile.TemporaryDirectory(prefix=f".{chapter.name}-", dir=out) as unfinished:
             written = Path(unfinished) / target.name
-            with _one_thread():
-                papermill.execute_notebook(chapter.notebook, written, check(chapter, given))
+            with one_thread():
+                papermill.execute_notebook(chapter.notebook, written, check(chapter, given), progress_bar=progress)
             os.replace(written, target)
     except papermill.PapermillExecutionError as error:
         message = " ".join(error.evalue.split())
