@@ -75,7 +75,7 @@ def test_exp1_specs_are_the_report_s_settings():
             "widths='[4, 8]' is not a list: write one, even of a single value (papermill itself takes lists by -y only).",
         ),
         ({"seeds": [0, 1, 0]}, "seeds=[0, 1, 0] has 0 twice: give each value once."),
-        ({"models": ["resnet2d"]}, "model.name='resnet2d' is unknown: choose one of resnet1d, cnn1d."),
+        ({"models": ["resnet2d"]}, "model.name='resnet2d' is unknown: choose one of resnet1d, cnn1d, mlp, resnet20."),
         ({"optimizers": ["sgd", "lion"]}, "optimizers=['sgd', 'lion'] has 'lion', an unknown one: choose from sgd, adam."),
         ({"epochs": 0}, "epochs=0 is too small: it must be at least 1."),
         ({"label_noise": 1.0}, "data.label_noise=1.0 is outside [0, 1)."),
