@@ -204,7 +204,8 @@ class InterventionSpec(_Spec):
 class StopSpec(_Spec):
     """An early end: at the first recorded epoch that lies `margin` epochs after NC1 (trace ratio, true labels) fell below `nc1`.
 
-    Where the loss changes, only recorded epochs after the change count. A network that diverged ends at once.
+    Where the loss changes, only recorded epochs after the change count. A network whose NC1 is undefined ends at once: it diverged, or its
+    features have become one point.
     """
 
     nc1: float

@@ -90,6 +90,16 @@ def test_a_diverged_run_is_named_and_was_observed_up_to_its_last_number(since, c
     assert found["diverged"] and found["censored"] == censored and found["last_epoch"] == seen
 
 
+def test_features_that_became_one_point_are_no_fit_and_no_divergence():
+    run = make_run("a", weight_decay=0.1, rate=0.001)
+    vanished = run["epoch"] >= 60
+    run.loc[vanished, "nc1_trace_ratio_clean"] = np.nan
+    run.loc[vanished, ["feature_norm", "train_error"]] = 0.0, 0.9
+    found = onset_of(run)
+    assert found[["censored", "diverged", "last_epoch", "final_train_error"]].iloc[0].tolist() == [True, False, 300, 0.9]
+    assert onset.classify(found).tolist() == ["no fit"]
+
+
 def test_a_gap_in_the_records_is_no_divergence():
     run = make_run("a")
     run.loc[run["epoch"].between(105, 115), "nc1_trace_ratio_clean"] = np.nan

@@ -36,8 +36,10 @@ class Trajectory(NamedTuple):
     norm: np.ndarray
     error: np.ndarray
     """Training error on the labels trained on."""
+    last: tuple[int, float]
+    """The last epoch of the phase with a finite norm, whether or not the metric is defined there, and its training error."""
     diverged: bool
-    """The run's last record is not finite."""
+    """The norm of the run's last record is not finite. An undefined metric alone is none: all features can have become one point."""
 
 
 def require(table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -67,9 +69,13 @@ def trajectories(table: pd.DataFrame, metric: str = METRIC) -> Iterator[tuple[di
         epochs, measured, norm, error = (
             phase[column].to_numpy(dtype=float) for column in ("epoch", metric, "feature_norm", "train_error")
         )
-        finite = np.isfinite(measured) & np.isfinite(norm)
-        diverged = len(finite) > 0 and not finite[-1]
-        yield run[labels].iloc[0].to_dict(), Trajectory(start, epochs[finite], measured[finite], norm[finite], error[finite], diverged)
+        alive, finite = np.isfinite(norm), np.isfinite(measured) & np.isfinite(norm)
+        last = (int(epochs[alive][-1]), float(error[alive][-1])) if alive.any() else (start, math.nan)
+        diverged = len(alive) > 0 and not alive[-1]
+        yield (
+            run[labels].iloc[0].to_dict(),
+            Trajectory(start, epochs[finite], measured[finite], norm[finite], error[finite], last, diverged),
+        )
 
 
 def passage(epochs: np.ndarray, values: np.ndarray, level: float, at: int) -> float:
@@ -87,11 +93,11 @@ def onsets(table: pd.DataFrame, threshold: float, metric: str = METRIC) -> pd.Da
       run never crossed. The first crossing counts, whatever comes after it: it is the one a person watching would have reported.
     - since_switch: T_NC counted from the switch (T_NC itself where there is none): the time that the phase took.
     - fn_star: feature_norm at T_NC, interpolated in the same way.
-    - censored: it never crossed, as far as it was observed: until last_epoch, the last record of the phase that is finite.
-    - diverged: its last record is not finite. A run may cross before it diverges.
+    - censored: it never crossed, as far as it was observed: until last_epoch, the last record of the phase with a finite norm.
+    - diverged: the norm of its last record is not finite. A run may cross before it diverges.
     - at_start: the first record of the phase lies below already, so that T_NC (that record's epoch) is only an upper bound.
     - stayed_below: every record after the crossing is below too; NA if it never crossed.
-    - final_train_error: at last_epoch; NaN if the phase has no finite record.
+    - final_train_error: at last_epoch; NaN if the phase has no such record.
 
     Raises `ValueError` for a threshold that is not a positive number and for a column that the table lacks.
     """
@@ -103,7 +109,7 @@ def onsets(table: pd.DataFrame, threshold: float, metric: str = METRIC) -> pd.Da
     return found.astype({**kept, "censored": bool, "diverged": bool, "at_start": bool, "stayed_below": "boolean"})
 
 
-_NOTHING = Trajectory(0, *(np.empty(0),) * 4, diverged=False)
+_NOTHING = Trajectory(0, *(np.empty(0),) * 4, (0, math.nan), diverged=False)
 
 
 def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
@@ -122,8 +128,8 @@ def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
         "diverged": run.diverged,
         "at_start": at_start,
         "stayed_below": bool(below[first:].all()) if crossed else pd.NA,
-        "last_epoch": int(run.epochs[-1]) if len(run.epochs) else run.start,
-        "final_train_error": float(run.error[-1]) if len(run.error) else math.nan,
+        "last_epoch": run.last[0],
+        "final_train_error": run.last[1],
     }
 
 
