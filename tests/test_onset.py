@@ -168,13 +168,14 @@ def test_regimes_of_weight_decay():
     right = [make_run(f"r{seed}", weight_decay=1e-4) for seed in (0, 1)]
     strong = [make_run(f"s{seed}", weight_decay=1e-2).assign(train_error=0.9) for seed in (0, 1)]
     lost = make_run("l", weight_decay=1e-1)
-    lost.loc[lost["epoch"] > 40, "nc1_trace_ratio_clean"] = np.nan
+    told = ["nc1_trace_ratio_clean", "feature_norm"]
+    lost.loc[lost["epoch"] > 40, told] = np.nan
     border = [make_run("b0", weight_decay=1e-5), make_run("b1", rate=0.001, weight_decay=1e-5)]
     found = onset.regimes(onset_of(*strong, *weak, *right, lost, *border))
     assert found["weight_decay"].tolist() == [0.0, 1e-5, 1e-4, 1e-2, 1e-1]
     assert found["regime"].tolist() == ["no collapse", "mixed", "collapse", "no fit", "diverged"]
     assert found.loc[1, list(onset.REGIMES)].tolist() == [1, 1, 0, 0]
-    lost.loc[lost["epoch"] <= 200, "nc1_trace_ratio_clean"] = right[0]["nc1_trace_ratio_clean"]
+    lost.loc[lost["epoch"] <= 200, told] = right[0][told]
     assert onset.classify(onset_of(lost)).tolist() == ["collapse"]
     with pytest.raises(ValueError, match="fitted=5 is no share"):
         onset.classify(onset_of(*weak), fitted=5)
