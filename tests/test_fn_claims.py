@@ -104,6 +104,9 @@ def test_conditions_move_the_time_or_the_norm():
     found = means("condition_spread", *invariant, under_sgd, what="norm")
     assert found["Adam"] == pytest.approx(0, abs=1e-12) and found["all optimisers"] == pytest.approx(math.log(2) / 2)
     assert cases("condition_spread", invariant[0], what="norm")["Adam"].n == 0
+    on_digits = [table.assign(key=table["key"] + "d", data="digits", subset=pd.NA) for table in conditions(norm=6.0)]
+    apart = means("condition_spread", *invariant, *on_digits, what="norm")
+    assert apart == pytest.approx({f"{images}, {which}": 0 for images in ("MNIST", "digits") for which in ("Adam", "all optimisers")}, abs=1e-12)
 
 
 def test_a_curve_that_falls_and_rises_turns():

@@ -121,12 +121,16 @@ def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Case
 def condition_spread(evidence: Evidence, what: str) -> Cases:
     """How far conditions move fn*, as standard deviation of its log ("norm"), or that variance over the one of the time ("ratio").
 
-    Over the conditions under Adam, and over those under every optimiser.
+    Over the conditions under Adam, and over those under every optimiser; on each set of images apart.
     """
-    runs = _onsets(evidence)
-    cases = {"Adam": runs[runs["optimizer"] == "adam"], "all optimisers": runs}
-    several = {case: part[~part["censored"]].groupby(list(CONDITIONS)).ngroups > 1 for case, part in cases.items()}
-    return {case: getattr(spread_over_conditions(part, CONDITIONS), what) if several[case] else _NOTHING for case, part in cases.items()}
+    runs, cases = _onsets(evidence), {}
+    sets = list(runs.groupby(["data", "subset"], dropna=False))
+    for (images, _), of_set in sets:
+        for optimizers, part in (("Adam", of_set[of_set["optimizer"] == "adam"]), ("all optimisers", of_set)):
+            case = optimizers if len(sets) == 1 else f"{name(images)}, {optimizers}"
+            several = part[~part["censored"]].groupby(list(CONDITIONS)).ngroups > 1
+            cases[case] = getattr(spread_over_conditions(part, CONDITIONS), what) if several else _NOTHING
+    return cases
 
 
 @measure()
