@@ -9,7 +9,7 @@ book: .venv/installed  ## execute what is out of date, build the pages, say wher
 	@$(BIN)/ncbook build
 
 test: book  ## every test, and the executed chapters run again and compared (nbval)
-	@$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg tests executed
+	@$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg tests executed
 
 bench: .venv/installed  ## stacks against a plain loop, on this machine
 	@$(BIN)/python -m tests.benchmarks.bench_sweep exp1
