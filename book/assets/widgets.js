@@ -24,4 +24,7 @@ function nameControls() {
     play.querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-label", names[i]));
   }
 }
-addEventListener("load", () => new MutationObserver(nameControls).observe(document.body, { childList: true, subtree: true }));
+addEventListener("load", () => {
+  new MutationObserver(nameControls).observe(document.body, { childList: true, subtree: true });
+  if (window.MathJax) MathJax.Hub = { Queue() {} }; // labels would have the MathJax of ten years ago look for formulas in them
+});
