@@ -69,9 +69,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        # Units first inside, so that the weights' gradient comes in their own layout and need not be copied.
         if self.bias is None:
-            return torch.bmm(x, self.weight.mT)
-        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+            return torch.bmm(self.weight, x.mT).mT
+        return torch.baddbmm(self.bias[:, :, None], self.weight, x.mT).mT
 
 
 class Stack(nn.Module, abc.ABC):

@@ -46,6 +46,8 @@ VISITS = {"web": ("light", {1280: (), 390: ("scrollable-region-focusable",)}), "
 
 LOOK = """async () => {
     if (window.MathJax) await MathJax.startup.promise;
+    const frame = () => new Promise(requestAnimationFrame), later = time => new Promise(resolve => setTimeout(resolve, time));
+    await frame(), await frame(), await later(400);  // 300 ms after a resize the theme lets the keyboard reach what scrolls
     const article = document.querySelector("article"), all = query => [...article.querySelectorAll(query)];
     const formulas = all(".math"), prose = article.cloneNode(true);
     prose.querySelectorAll("pre, code, mjx-container, script, style").forEach(e => e.remove());
