@@ -2,24 +2,32 @@
 
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
 code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
-row. The page on performance reads `{{ exp1_table }}` and its like, which are made here from what the benchmark saved.
+row; {it}`parola` marks a word as Italian. The front page has all verdicts in strips. The page on performance reads `{{ exp1_table }}` and its
+like, which are made here from what the benchmark saved.
 """
 
 import ast
 import functools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import yaml
 from docutils import nodes
+from docutils.parsers.rst.roles import CustomRole, generic_custom_role
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.util.docutils import SphinxRole
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 BENCH = Path(__file__).with_name("bench.json")
+LEDGER = Path(__file__).with_name("claims.yml")
 VERDICTS = {"verdetto": "executed/verdetti", "verdict": "executed/fn_verdicts"}
 """By role: the page that derives the verdicts and has a row for each claim."""
+MARKS = {"reproduced": "✓", "partly reproduced": "◐", "not reproduced": "✗", "not testable": "–", "not yet at this scale": "…"}
+"""By verdict: what stands for it where there is no room for words."""
 CODE_BUTTONS = {"en": ("Show the code", "Hide the code"), "it": ("Mostra il codice", "Nascondi il codice")}
 """By language: what unfolds the code of a cell, and what folds it again."""
 
@@ -53,6 +61,17 @@ def glued_texts(notebook: Path) -> dict[str, str]:
     return {record["metadata"]["scrapbook"]["name"]: ast.literal_eval("".join(record["data"][kind])) for record in records}
 
 
+def verdict_link(claim: str, verdict: str, role: str, env: BuildEnvironment, *parts: nodes.Node, title: str = "") -> nodes.reference:
+    """A link to the row of a claim, in the colour of its verdict."""
+    address = f"{env.app.builder.get_relative_uri(env.docname, VERDICTS[role])}#verdict-{claim}"
+    titled = {"reftitle": title} if title else {}
+    return nodes.reference("", "", *parts, refuri=address, internal=True, classes=["verdict", verdict_class(verdict)], **titled)
+
+
+def verdict_class(verdict: str) -> str:
+    return "verdict-" + verdict.replace(" ", "-")
+
+
 class Verdict(SphinxRole):
     """The verdict on the claim whose id is the role's text, as a link to the claim's row."""
 
@@ -63,9 +82,33 @@ class Verdict(SphinxRole):
             message = self.inliner.reporter.error(f"There is no verdict on {self.text!r} in {page}.ipynb.", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         label = f"{self.text}: {texts[f'word_{self.text}']}"
-        classes = ["verdict", "verdict-" + texts[f"verdict_{self.text}"].replace(" ", "-")]
-        address = f"{self.env.app.builder.get_relative_uri(self.env.docname, page)}#verdict-{self.text}"
-        return [nodes.reference("", "", nodes.inline(label, label), refuri=address, internal=True, classes=classes)], []
+        return [verdict_link(self.text, texts[f"verdict_{self.text}"], self.name, self.env, nodes.inline(label, label))], []
+
+
+class VerdictStrip(SphinxDirective):
+    """All verdicts of a document at a glance, in English: how many of each kind, then a small marked cell for each claim.
+
+    Its argument is the role of the document. Words for screen readers and the claim itself, under the pointer, go with each cell.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        (role,) = self.arguments
+        texts = glued_texts(Path(self.env.srcdir, f"{VERDICTS[role]}.ipynb"))
+        verdicts = {name.removeprefix("verdict_"): text for name, text in texts.items() if name.startswith("verdict_")}
+        claims = {claim["id"]: claim["statement"]["en"] for claim in yaml.safe_load(LEDGER.read_text(encoding="utf-8"))}
+        counts = Counter(verdicts.values())
+        legend = nodes.paragraph(classes=["verdict-counts"])
+        for verdict in filter(counts.get, MARKS):
+            text = f"{MARKS[verdict]} {counts[verdict]} {verdict}"
+            legend += [nodes.inline(text, text, classes=["verdict", verdict_class(verdict)]), nodes.Text(" ")]
+        cells = nodes.bullet_list(classes=["verdict-cells"])
+        for claim, verdict in verdicts.items():
+            words = nodes.inline("", f": {verdict}", classes=["visually-hidden"])
+            parts = (nodes.Text(f"{claim}\N{NO-BREAK SPACE}{MARKS[verdict]}"), words)
+            cells += nodes.list_item("", nodes.paragraph("", "", verdict_link(claim, verdict, role, self.env, *parts, title=claims[claim])))
+        return [legend, cells]
 
 
 def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
@@ -111,6 +154,8 @@ SEARCH_ON_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_
 def setup(app: Sphinx) -> dict[str, Any]:
     for role in VERDICTS:
         app.add_role(role, Verdict())
+    app.add_directive("verdict-strip", VerdictStrip)
+    app.add_role("it", CustomRole("it", generic_custom_role, {"class": ["language-it"]}))
     app.add_js_file(None, body=SEARCH_ON_DISK)
     app.connect("config-inited", add_bench, priority=100)
     app.connect("doctree-read", mark_language)

@@ -88,6 +88,10 @@ def _report_specs(experiments: list[str]) -> list[RunSpec]:
     return _experiments_specs(experiments)
 
 
+def _front_specs(model: str, optimizer: str) -> list[RunSpec]:
+    return _experiments_specs(["exp1"], models=[model], optimizers=[optimizer])
+
+
 def _prediction_specs(experiments: list[str], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
     return _experiments_specs(experiments, data=data, subset=subset, switch=switch, epochs=epochs, seeds=seeds)
 
@@ -95,6 +99,7 @@ def _prediction_specs(experiments: list[str], data: str, subset: int, switch: in
 CHAPTERS = {
     chapter.name: chapter
     for chapter in (
+        Chapter("front", "The first page and its figure", ROOT / "notebooks" / "front_page.ipynb", _front_specs),
         Chapter("exp1", "Test error and neural collapse over the parameters", ROOT / "notebooks" / "exp1_model_wise.ipynb", exp1_specs),
         Chapter("exp2", "Test error and neural collapse over the epochs", ROOT / "notebooks" / "exp2_epoch_wise.ipynb", exp2_specs),
         Chapter("exp3", "Neural collapse and the feature dimension", ROOT / "notebooks" / "exp3_feature_dim.ipynb", exp3_specs),
@@ -114,6 +119,7 @@ CHAPTERS = {
         Chapter("fn_cifar_resnet20", "ResNet-20 on CIFAR-10", ROOT / "notebooks" / "fn_cifar_resnet20.ipynb", fn_cifar_resnet20_specs),
         Chapter("fn_grid", "The grid: two architectures, two data sets", ROOT / "notebooks" / "fn_grid.ipynb", fn_grid_specs),
         Chapter("fn_predictor", "The predictor: does the norm tell?", ROOT / "notebooks" / "fn_predictor.ipynb", _prediction_specs),
+        Chapter("explore_collapse", "Explorer: the onset at any threshold", ROOT / "notebooks" / "explore_collapse.ipynb", _prediction_specs),
         Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", ROOT / "notebooks" / "fn_equilibrium.ipynb", fn_equilibrium_specs),
     )
 }
