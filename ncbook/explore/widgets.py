@@ -23,7 +23,8 @@ _LEFT_OUT = re.compile(
     r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>| transform=\"rotate\(-0 [^)]*\)\"|;? *font-family: 'DejaVu Sans'[^;\"]*", re.DOTALL
 )
 """Of matplotlib's SVG. Its style sheet would speak for the whole page."""
-_PLACES = re.compile(r' (?:d|x|y|width|height|transform)="[^"]*"')
+_PLACES = re.compile(r' (?:d|x|y|width|height|transform)="(?!matrix)[^"]*"')
+_DOT = re.compile(r"M (\S+ \S+) L \1 ")
 _MILLISECONDS = 1200
 
 
@@ -89,6 +90,12 @@ def explorer(choices: list[Choice], *views: Widget) -> VBox:
     return VBox([HBox(controls, layout=Layout(flex_flow="row wrap")), *views])
 
 
+def beside(*pictures: str) -> str:
+    """Pictures side by side where there is room, else one below the other."""
+    cells = "".join(f'<div style="flex:1 1 20rem">{picture}</div>' for picture in pictures)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:0.5rem 1rem">{cells}</div>'
+
+
 def drawing(figure: Figure, alt: str) -> str:
     """A figure as HTML, as wide as the page lets it be, up to its own size; alt: what it shows in words, main numbers included."""
     file = io.StringIO()
@@ -97,13 +104,13 @@ def drawing(figure: Figure, alt: str) -> str:
     svg = _LEFT_OUT.sub("", file.getvalue().partition("<svg")[2].partition(">")[2])
     named = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in named else "", svg)
-    svg = _PLACES.sub(lambda places: re.sub(r"-?\d+\.\d+", _rounded, places[0]), svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()
+    svg = _PLACES.sub(lambda places: re.sub(r"-?\d+\.\d+", _rounded, places[0]), re.sub(r"\s*\n\s*", " ", svg))
+    svg = re.sub(r'(?<= style=")[^"]*', lambda style: style[0].replace(" ", ""), _DOT.sub(r"M\1h0", svg)).replace("> <", "><").strip()
     width, height = (72 * inches for inches in figure.get_size_inches())
-    style = f"width:100%;max-width:{width:g}pt;height:auto;stroke-linejoin:round;font-family:{_FONT}"
+    style = f"width:{width:g}pt;max-width:100%;height:auto;stroke-linejoin:round;font-family:{_FONT}"
     return f'<svg class="drawing" role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" style="{style}">{svg}'
 
 
 def _rounded(number: re.Match) -> str:
-    """To a hundredth of a point, less than can be seen."""
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+    """To a tenth of a point, as fine as a screen."""
+    return f"{float(number[0]):.1f}".removesuffix(".0")
