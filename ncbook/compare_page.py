@@ -182,8 +182,13 @@ def html_page(found: Comparison) -> str:
     )
 
 
+def page_path(executed: Path) -> Path:
+    """Where the comparison of an executed notebook is written."""
+    return executed.with_name(f"{executed.stem}-compare.html")
+
+
 def write(found: Comparison) -> Path:
     """Writes the page beside the notebook that was compared, and returns its path."""
-    path = found.after.path.with_name(f"{found.after.path.stem}-compare.html")
+    path = page_path(found.after.path)
     path.write_text(html_page(found), encoding="utf-8")
     return path
