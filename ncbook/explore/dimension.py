@@ -83,6 +83,7 @@ def dimension_texts(runs: Sequence[Run]) -> dict[str, str]:
         "classes": str(classes),
         "threshold": str(classes - 1),
         "etf_cosine": number(-1 / (classes - 1), 2),
+        "etf_share": percent(round(2 / (classes - 1), 2)),
         "possible": listing(f"d = {dim}" for dim in dims if dim >= classes - 1) or "nessuna",
         "nearest": f"{number(means['mean'].iloc[0])} a d = {means['feature_dim'].iloc[0]}" if len(means) else "non misurato",
     }

@@ -101,7 +101,7 @@ def geometry_pictures(shape: Geometry | None, title: str, seed: int) -> str:
     """`gram` and `projection` side by side under a line that says what they hold, as HTML."""
     if shape is None:
         return "<p>L'addestramento è divergente: non c'è una geometria da mostrare.</p>"
-    words = f"Le medie di classe (etichette rumorose, seme {seed}): {cosines_text(shape)}; NC2 del report {number(shape.distance)}."
+    words = f"Le medie di classe (etichette rumorose, seme {seed}): {cosines_text(shape)}."
     return f"<p>{words}</p>{beside(gram(shape, title), projection(shape, title))}"
 
 
