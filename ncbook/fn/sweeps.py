@@ -87,16 +87,11 @@ def onset_texts(onsets: pd.DataFrame, factor: Factor, threshold: float) -> dict[
     norm_shift (the largest effect against the reference), spread (of times and norms over the levels), variation (of fn* over all runs).
     onsets: of `onset.onsets` at `threshold`.
     """
-    crossed = censored_text(onsets, threshold)
-    if at_start := int(onsets["at_start"].sum()):
-        crossed += f"; {at_start} of them lay below it at the first epoch after the switch already"
-    if returned := int((~onsets["stayed_below"]).sum()):
-        crossed += f"; in {counted(returned, 'run')} NC1 rose above it again"
     return {
         "threshold": f"{threshold:g}",
         "margin": f"{MARGIN}",
         "levels": factor.called(*sorted(set(onsets[factor.column]))),
-        "crossed": crossed,
+        "crossed": crossed_text(onsets, threshold),
         "quickest": quickest_text(onsets, factor),
         "reference": factor.called(reference(onsets, factor)),
         "time_shape": shape_text(onsets, factor, "since_switch"),
@@ -106,6 +101,16 @@ def onset_texts(onsets: pd.DataFrame, factor: Factor, threshold: float) -> dict[
         "spread": _spread_text(onsets, factor),
         "variation": variation_text(onsets["fn_star"]),
     }
+
+
+def crossed_text(onsets: pd.DataFrame, threshold: float) -> str:
+    """`censored_text`, and in how many runs the crossing is only an upper bound, or not the last word."""
+    text = censored_text(onsets, threshold)
+    if at_start := int(onsets["at_start"].sum()):
+        text += f"; {at_start} of them lay below it at the first epoch after the switch already"
+    if returned := int((~onsets["stayed_below"]).sum()):
+        text += f"; in {counted(returned, 'run')} NC1 rose above it again"
+    return text
 
 
 def quickest_text(onsets: pd.DataFrame, factor: Factor) -> str:
