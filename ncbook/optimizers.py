@@ -1,10 +1,9 @@
-"""SGD and Adam for the parameters of a whole stack, laid out as one flat vector, each member with its own learning rate and weight decay.
+"""SGD and Adam for the parameters of a whole stack, laid out as one flat vector; each member has an optimiser of its own.
 
 On the CPU a step is one compiled pass over the vectors: read once, written once. Elsewhere it is plain torch operations, which a CUDA graph
-can capture. Both compute what `torch.optim.SGD` and `torch.optim.Adam` define, with L2 weight decay in the gradient.
+can capture. Both compute what `torch.optim.SGD` and `torch.optim.Adam` (Kingma & Ba 2015) define, with L2 weight decay in the gradient.
 """
 
-import abc
 import math
 from collections.abc import Sequence
 
@@ -13,111 +12,86 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncbook.spec import OptimizerSpec
+
 # As in `kernels`: no flag assumes that NaN does not occur.
 _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
+_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's, as in torch
 
-class Optimizer(abc.ABC):
+
+class Optimizer:
     """What a step changes: `parameters`, and the tensors in `state`, each as long as these."""
 
     state: list[Tensor]
+    """Momentum of SGD or first moment of Adam; second moment of Adam."""
 
-    def __init__(self, parameters: Tensor, sizes: Sequence[int], lr: Sequence[float], weight_decay: Sequence[float], momentum: float) -> None:
-        """parameters: `[total]`, where block after block holds, for each member in turn, `sizes[block]` numbers."""
-        self.parameters, self.momentum = parameters, momentum
-        lengths = np.repeat(np.array(sizes), len(lr))
-        rates = [np.tile(np.array(values), len(sizes)) for values in (lr, weight_decay)]
+    def __init__(
+        self, parameters: Tensor, sizes: Sequence[int], specs: Sequence[OptimizerSpec], *, compiled: bool | None = None
+    ) -> None:
+        """parameters: `[total]`, where block after block holds, for each of the specs' members in turn, `sizes[block]` numbers.
+
+        `compiled`: whether steps are compiled, by default where the parameters are on the CPU.
+        """
+        self.parameters = parameters
+        self.state = [torch.zeros_like(parameters), torch.zeros_like(parameters)]
         kind = parameters.cpu().numpy().dtype
-        self._segments = (np.concatenate([[0], lengths.cumsum()]), *(values.astype(kind) for values in rates))
-        self._compiled = parameters.device.type == "cpu"
-        if not self._compiled:
-            self._lr, self._decay = (torch.from_numpy(np.repeat(values.astype(kind), lengths)).to(parameters.device) for values in rates)
+        adam = np.array([spec.name == "adam" for spec in specs])
+        self._rates = np.array([spec.lr for spec in specs])
+        self._adam, lengths = adam, np.repeat(np.array(sizes), len(specs))
+        keep = np.where(adam, _BETA1, [spec.momentum for spec in specs]).astype(kind)
+        take = np.where(adam, 1 - _BETA1, 1).astype(kind)
+        decay = np.array([spec.weight_decay for spec in specs], kind)
+        self._step_size, self._root = parameters.new_zeros(len(specs)), parameters.new_zeros(())
+        self._compiled = parameters.device.type == "cpu" if compiled is None else compiled
+        if self._compiled:
+            self._segments = (np.concatenate([[0], lengths.cumsum()]), adam, keep, take, decay)
+        else:
+            member = np.repeat(np.tile(np.arange(len(specs)), len(sizes)), lengths)
+            self._member = torch.from_numpy(member).to(parameters.device)
+            self._by_parameter = [torch.from_numpy(values).to(parameters.device)[self._member] for values in (adam, keep, take, decay)]
 
-    @abc.abstractmethod
-    def prepare(self, step: int, lr_factor: float) -> None:
-        """Set what changes from step to step (`step` counts from 1); kept apart so that `step` can be captured as a CUDA graph."""
+    def prepare(self, step: int, lr_factors: Sequence[float]) -> None:
+        """Set what changes from step to step: `step` counts from 1, the factors are the members'.
 
-    @abc.abstractmethod
+        Kept apart so that `step` can be captured as a CUDA graph.
+        """
+        sizes = -self._rates * lr_factors / np.where(self._adam, 1 - _BETA1**step, 1)
+        self._step_size.copy_(torch.from_numpy(sizes))
+        self._root.fill_(math.sqrt(1 - _BETA2**step))
+
     def step(self, gradient: Tensor) -> None:
         """Change the parameters by their gradient, `[total]`."""
-
-
-class SGD(Optimizer):
-    """Stochastic gradient descent with momentum."""
-
-    def __init__(self, parameters: Tensor, *args, **kwargs) -> None:
-        super().__init__(parameters, *args, **kwargs)
-        self.state = [torch.zeros_like(parameters)]
-        self._step_size = parameters.new_zeros(())
-
-    def prepare(self, step: int, lr_factor: float) -> None:
-        self._step_size.fill_(-lr_factor)
-
-    def step(self, gradient: Tensor) -> None:
-        (velocity,) = self.state
+        first, second = self.state
         if self._compiled:
-            arrays = (tensor.numpy() for tensor in (self.parameters, gradient, velocity))
-            _sgd(*arrays, *self._segments, self.momentum, self._step_size.item())
-        else:
-            velocity.mul_(self.momentum).add_(torch.addcmul(gradient, self._decay, self.parameters))
-            self.parameters.addcmul_(velocity, self._lr * self._step_size)
-
-
-class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015)."""
-
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
-
-    def __init__(self, parameters: Tensor, *args, **kwargs) -> None:
-        super().__init__(parameters, *args, **kwargs)
-        self.state = [torch.zeros_like(parameters), torch.zeros_like(parameters)]
-        self._step_size, self._root = parameters.new_zeros(()), parameters.new_zeros(())
-
-    def prepare(self, step: int, lr_factor: float) -> None:
-        self._step_size.fill_(-lr_factor / (1 - self.beta1**step))
-        self._root.fill_(math.sqrt(1 - self.beta2**step))
-
-    def step(self, gradient: Tensor) -> None:
-        mean, square = self.state
-        if self._compiled:
-            arrays = (tensor.numpy() for tensor in (self.parameters, gradient, mean, square))
-            _adam(*arrays, *self._segments, self.beta1, self.beta2, self.eps, self._step_size.item(), 1 / self._root.item())
+            arrays = (tensor.numpy() for tensor in (self.parameters, gradient, first, second))
+            _step(*arrays, *self._segments, self._step_size.numpy(), _BETA2, _EPS, 1 / self._root.item())
             return
-        gradient = torch.addcmul(gradient, self._decay, self.parameters)
-        mean.lerp_(gradient, 1 - self.beta1)
-        square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        denominator = square.sqrt().div_(self._root).add_(self.eps)
-        self.parameters.addcmul_(mean / denominator, self._lr * self._step_size)
-
-
-OPTIMIZERS = {"sgd": SGD, "adam": Adam}
-
-
-@_jit
-def _sgd(parameters, gradient, velocity, bounds, lr, decay, momentum, step_size):
-    kind = parameters.dtype.type
-    momentum = kind(momentum)
-    for segment in range(len(lr)):
-        part = slice(bounds[segment], bounds[segment + 1])
-        p, g, v = parameters[part], gradient[part], velocity[part]
-        rate, shrink = kind(lr[segment] * step_size), decay[segment]
-        for i in range(len(p)):
-            speed = momentum * v[i] + (g[i] + shrink * p[i])
-            v[i] = speed
-            p[i] += rate * speed
+        adam, keep, take, decay = self._by_parameter
+        gradient = torch.addcmul(gradient, decay, self.parameters)
+        first.mul_(keep).addcmul_(gradient, take)
+        second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+        denominator = torch.where(adam, second.sqrt().div_(self._root).add_(_EPS), 1)
+        self.parameters.addcmul_(first / denominator, self._step_size[self._member])
 
 
 @_jit
-def _adam(parameters, gradient, mean, square, bounds, lr, decay, beta1, beta2, eps, step_size, inverse_root):
+def _step(parameters, gradient, first, second, bounds, adam, keep, take, decay, step_size, beta2, eps, inverse_root):
     kind = parameters.dtype.type
-    keep1, keep2, take1, take2, inverse_root, eps = kind(beta1), kind(beta2), kind(1 - beta1), kind(1 - beta2), kind(inverse_root), kind(eps)
-    for segment in range(len(lr)):
-        part = slice(bounds[segment], bounds[segment + 1])
-        p, g, m, s = parameters[part], gradient[part], mean[part], square[part]
-        rate, shrink = kind(lr[segment] * step_size), decay[segment]
-        for i in range(len(p)):
-            slope = g[i] + shrink * p[i]
-            first = keep1 * m[i] + take1 * slope
-            second = keep2 * s[i] + take2 * slope * slope
-            m[i], s[i] = first, second
-            p[i] += rate * first / (np.sqrt(second) * inverse_root + eps)
+    keep2, take2, inverse_root, eps = kind(beta2), kind(1 - beta2), kind(inverse_root), kind(eps)
+    for segment in range(len(bounds) - 1):
+        part, s = slice(bounds[segment], bounds[segment + 1]), segment % len(adam)
+        p, g, m, v = parameters[part], gradient[part], first[part], second[part]
+        keep1, take1, shrink, size = keep[s], take[s], decay[s], step_size[s]
+        if adam[s]:
+            for i in range(len(p)):
+                slope = g[i] + shrink * p[i]
+                mean = keep1 * m[i] + take1 * slope
+                square = keep2 * v[i] + take2 * slope * slope
+                m[i], v[i] = mean, square
+                p[i] += size * mean / (np.sqrt(square) * inverse_root + eps)
+        else:
+            for i in range(len(p)):
+                speed = keep1 * m[i] + (g[i] + shrink * p[i])
+                m[i] = speed
+                p[i] += size * speed

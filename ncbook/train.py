@@ -1,6 +1,6 @@
 """Train a stack: networks of one shape, as one program.
 
-Members differ in seed, learning rate, weight decay and label noise. Each has its own random generators, so what becomes of a member
+Members differ in seed, optimiser and label noise. Each has its own random generators, so what becomes of a member
 does not depend on who shares its stack. Knows models, data and metrics; knows no file and no notebook.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from ncbook import data, metrics, models
-from ncbook.optimizers import OPTIMIZERS
+from ncbook.optimizers import Optimizer
 from ncbook.spec import RunSpec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
@@ -29,11 +29,10 @@ _IMAGE_MEMBERS = {"mlp": 9, "resnet20": 3}  # of a stack on a CPU
 
 
 def stack_key(spec: RunSpec) -> Hashable:
-    """Specs with equal keys fit one stack: they differ in seeds, learning rate, weight decay, label noise and factor of an intervention."""
-    optimizer = (spec.optimizer.name, spec.optimizer.momentum, spec.optimizer.schedule)
+    """Specs with equal keys fit one stack: they differ in seeds, optimiser, label noise and factor of an intervention."""
     scaled = spec.intervention and (spec.intervention.epoch, spec.intervention.target)
     course = (spec.epochs, spec.batch_size, spec.record, spec.snapshots, spec.switch, scaled, spec.stop)
-    return (spec.model, spec.data.name, spec.data.subset, spec.data.label_noise > 0, optimizer, *course)
+    return (spec.model, spec.data.name, spec.data.subset, spec.data.label_noise > 0, *course)
 
 
 def stack_size(spec: RunSpec, device: str) -> int:
@@ -68,7 +67,7 @@ class StackTrainer:
 
     def __init__(self, specs: Sequence[RunSpec], *, device: str = "cpu", dtype: str = "float32") -> None:
         if len({stack_key(spec) for spec in specs}) != 1:
-            raise ValueError("These specs do not fit one stack: they must share model, optimiser, schedule, epochs, batch size and records.")
+            raise ValueError("These specs do not fit one stack: they must share model, data, epochs, batch size, course and records.")
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
         if dtype == "tf32" and device == "cpu":
@@ -98,8 +97,7 @@ class StackTrainer:
             p.data = self._flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
         sizes = [p[0].numel() for p in self._parameters]
-        rates, decays = ([getattr(spec.optimizer, name) for spec in specs] for name in ("lr", "weight_decay"))
-        self._optimizer = OPTIMIZERS[self.spec.optimizer.name](self._flat, sizes, rates, decays, self.spec.optimizer.momentum)
+        self._optimizer = Optimizer(self._flat, sizes, [spec.optimizer for spec in specs])
         self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
         self._recorded: list[int] = []
@@ -120,15 +118,14 @@ class StackTrainer:
         """Train every member for one epoch; measure and keep weights where the spec says so."""
         points = self._x.shape[0]
         self._change_course()
-        factor = 1.0
-        if self.spec.optimizer.schedule == "cosine":
-            factor = (1 + math.cos(math.pi * self.epoch / self.epochs)) / 2
+        annealed = (1 + math.cos(math.pi * self.epoch / self.epochs)) / 2
+        factors = [annealed if spec.optimizer.schedule == "cosine" else 1.0 for spec in self.specs]
         order = torch.stack([torch.randperm(points, generator=g, device=self.device) for g in self._generators])
         self.model.train()
         step = self._step if self.device.type == "cpu" else self._captured_step
         for batch in order.split(self.spec.batch_size, dim=1):
             self._steps += 1
-            self._optimizer.prepare(self._steps, factor)
+            self._optimizer.prepare(self._steps, factors)
             step(batch)
         self.epoch += 1
         if self.epoch in self.spec.recorded_epochs:

@@ -192,7 +192,7 @@ def test_provenance_tells_how_a_run_was_made(trained):
     plain, seeded = load_runs([PLAIN, SEEDED, PLAIN], trained)
     assert set(seeded.states) == {3}
     made = plain.provenance
-    assert (made["device"], made["dtype"], made["threads"], made["stack_members"]) == ("cpu", "float32", 1, 1)
+    assert (made["device"], made["dtype"], made["threads"], made["stack_members"]) == ("cpu", "float32", 1, 2)  # with DIVERGED
     assert made["versions"]["torch"] == torch.__version__
     assert made["scale"] == "3 epochs, 4,000 training points"
     assert made["hardware"]

@@ -9,6 +9,7 @@ import torch
 
 from ncbook import data, metrics, models
 from ncbook.images import ImageSet
+from ncbook.optimizers import Optimizer
 from ncbook.spec import DataSpec, InterventionSpec, ModelSpec, OptimizerSpec, RunSpec, StopSpec, SwitchSpec
 from ncbook.train import StackTrainer, stack_key
 
@@ -36,13 +37,14 @@ def trained(specs, **kwargs):
     return trainer
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=lambda o: o["name"])
 @pytest.mark.parametrize("shape", [("resnet1d", 4, None), ("resnet1d", 6, 3), ("cnn1d", 3, None), ("cnn1d", 16, None)], ids=str)
-def test_stack_equals_plain_networks_trained_apart(shape, optimizer):
-    """Two epochs (64 steps, two of them on the short batch) in float64: mixed seeds, learning rates, weight decays and label noise."""
+def test_stack_equals_plain_networks_trained_apart(shape):
+    """Two epochs (64 steps, two of them on the short batch) in float64: mixed optimisers, learning rates, weight decays, seeds, label noise."""
     members = [
         spec(*shape, optimizer | dict(lr=optimizer["lr"] * factor, weight_decay=decay), seed=seed, epochs=2, data=DataSpec(noise_seed=noise))
-        for seed, factor, decay, noise in ((0, 1, 5e-4, 0), (7, 2, 0.0, 0), (3, 1, 1e-2, 5))
+        for optimizer, seed, factor, decay, noise in (
+            (SGD, 0, 1, 5e-4, 0), (ADAM, 7, 2, 0.0, 0), (SGD | dict(momentum=0.5), 3, 2, 1e-2, 5), (ADAM, 4, 1, 1e-2, 5)
+        )
     ]
     trainer = trained(members, dtype="float64")
     for member, (single, result) in enumerate(zip(members, trainer.results())):
@@ -96,7 +98,6 @@ RELU = ModelSpec(name="mlp", depth=2, width=12)
 RESNET20 = ModelSpec(name="resnet20", width=4)
 
 
-@pytest.mark.parametrize("optimizer", [SGD | dict(schedule="constant"), ADAM], ids=lambda o: o["name"])
 @pytest.mark.parametrize(
     "course",
     [
@@ -108,13 +109,14 @@ RESNET20 = ModelSpec(name="resnet20", width=4)
     ],
     ids=["tanh", "gelu", "features scaled", "layers scaled", "resnet20"],
 )
-def test_phases_equal_plain_networks_trained_apart(course, optimizer, small_cifar, monkeypatch):
-    """Mixed seeds, weight decays and factors of intervention through the change of the loss, in float64."""
+def test_phases_equal_plain_networks_trained_apart(course, small_cifar, monkeypatch):
+    """Mixed optimisers, seeds, weight decays and factors of intervention through the change of the loss, in float64."""
     if course["model"].name == "mlp":
         monkeypatch.undo()
         data.load.cache_clear()
     members = []
-    for seed, decay, factor in ((0, 0.0, 0.5), (5, 1e-2, 3.0)):
+    constant = SGD | dict(schedule="constant")
+    for optimizer, seed, decay, factor in ((ADAM, 0, 0.0, 0.5), (constant, 5, 1e-2, 3.0), (ADAM, 2, 1e-3, 2.0), (constant, 1, 0.0, 0.5)):
         one = in_phases(optimizer=optimizer | dict(weight_decay=decay), seed=seed, **course)
         if one.intervention:
             one = dataclasses.replace(one, intervention=dataclasses.replace(one.intervention, factor=factor))
@@ -258,6 +260,21 @@ def test_bf16_trains_and_stays_close_to_float32():
     assert not np.array_equal(half["train_loss"], full["train_loss"])
 
 
+def test_a_compiled_step_equals_the_one_in_torch_operations():
+    """On other devices than the CPU a step is torch operations; they run on the CPU too."""
+    specs = [OptimizerSpec(**optimizer) for optimizer in (SGD, ADAM, SGD | dict(momentum=0.0), ADAM | dict(lr=0.1))]
+    generator, sizes = torch.Generator().manual_seed(0), (5, 1, 12)
+    start = torch.randn(len(specs) * sum(sizes), generator=generator, dtype=torch.float64)
+    ways = [Optimizer(start.clone(), sizes, specs, compiled=compiled) for compiled in (True, False)]
+    for step in (1, 2, 3):
+        gradient = torch.randn(len(start), generator=generator, dtype=torch.float64)
+        for way in ways:
+            way.prepare(step, [1.0, 0.5, 0.3, 1.0])
+            way.step(gradient)
+        assert torch.allclose(ways[0].parameters, ways[1].parameters, rtol=1e-12, atol=1e-14)
+    assert (ways[0].parameters != start).all()
+
+
 def test_every_layer_can_be_asked_for_by_name():
     x = torch.randn(2, 5, 40)
     resnet = models.ResNet1D(4, members=2)
@@ -284,6 +301,6 @@ def test_refusals():
 
 def test_stack_key_separates_what_cannot_share_a_program():
     base = spec()
-    assert stack_key(base) == stack_key(dataclasses.replace(base, seed=9, data=DataSpec(noise_seed=3)))
+    assert stack_key(base) == stack_key(spec(optimizer=ADAM, seed=9, data=DataSpec(noise_seed=3)))
     assert stack_key(base) != stack_key(dataclasses.replace(base, batch_size=64))
-    assert stack_key(base) != stack_key(spec(optimizer=ADAM))
+    assert stack_key(base) != stack_key(spec(width=5))
