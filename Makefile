@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: book test bench clean
+.PHONY: book lab test bench clean
 
 book: .venv/installed  ## execute what is out of date, build the pages, say where they are
 	@$(BIN)/ncbook build
 
-test: book  ## every test, and the executed chapters run again and compared (nbval)
-	@$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg tests executed
+lab: .venv/installed  ## chapters and explorers to play with, in JupyterLab
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/explore.ipynb
+
+test: book  ## every test, and the executed chapters run again and compared (nbval), explore.ipynb executed
+	@$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg \
+	    tests executed notebooks/explore.ipynb
 
 bench: .venv/installed  ## stacks against a plain loop, on this machine
 	@$(BIN)/python -m tests.benchmarks.bench_sweep exp1

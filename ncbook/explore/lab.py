@@ -65,15 +65,13 @@ class Job(ipywidgets.VBox):
 
     def __init__(self) -> None:
         self.bar = ipywidgets.FloatProgress(max=100, layout={"width": "20rem"})
-        self.stop = ipywidgets.Button(description="Stop", icon="stop", tooltip="What has been trained is kept", disabled=True)
+        self.stop = ipywidgets.Button(description="Stop", icon="stop", tooltip="What has been trained is kept")
         self.words = ipywidgets.HTML()
         self._process: subprocess.Popen | None = None
         self._stopped = False
         self.stop.on_click(lambda _: self._stop())
-        ipywidgets.dlink((self, "busy"), (self.stop, "disabled"), lambda busy: not busy)
-        progress = ipywidgets.HBox([self.bar, self.stop])
-        ipywidgets.dlink((self, "busy"), (progress.layout, "display"), lambda busy: "flex" if busy else "none")
-        super().__init__([progress, self.words])
+        self.progress = ipywidgets.HBox([self.bar, self.stop], layout={"display": "none"})
+        super().__init__([self.progress, self.words])
 
     def start(self, commands: Mapping[str, list[str]], then: Callable[[], None]) -> Thread:
         """Begins the commands and returns the thread that waits for them; it calls `then` once all have succeeded.
@@ -81,6 +79,7 @@ class Job(ipywidgets.VBox):
         commands: what one does, in words -> its arguments.
         """
         self.busy, self._stopped = True, False
+        self.progress.layout.display = "flex" if commands else "none"
         thread = Thread(target=self._work, args=(commands, then), daemon=True)
         thread.start()
         return thread
@@ -94,11 +93,12 @@ class Job(ipywidgets.VBox):
                 self.bar.value = 0
                 self.say(f"{words} …")
                 self._execute(arguments)
+            self.progress.layout.display = "none"
             then()
         except Exception as error:  # in a thread, nobody else would tell
             self.say(sentence(error))
         finally:
-            self.busy = False
+            self.progress.layout.display, self.busy = "none", False
 
     def _execute(self, arguments: list[str]) -> None:
         """One command to its end. Raises `JobError` if that is not a success."""
@@ -131,19 +131,21 @@ class Job(ipywidgets.VBox):
                 self._process.stdin.close()  # type: ignore[union-attr]
 
 
+WIDE = {"style": {"description_width": "8.5rem"}, "layout": {"width": "46rem", "max_width": "100%"}}
+"""Of the lists to choose from."""
 _FIELDS = {"bool": ipywidgets.Checkbox, "int": ipywidgets.IntText, "float": ipywidgets.FloatText, "str": ipywidgets.Text}
 
 
 class _Field(ipywidgets.HBox):
     """A parameter to fill in, a list as its values with commas between, and its help."""
 
-    def __init__(self, parameter: Parameter, language: str) -> None:
+    def __init__(self, parameter: Parameter, value: Any, language: str) -> None:
         self.parameter, kind = parameter, _FIELDS.get(parameter.type, ipywidgets.Text)
         self.entry = kind(
-            value=self._written(parameter.default),
+            value=self._written(value),
             description=parameter.name,
             tooltip=f"{parameter.help} ({parameter.type})",
-            style={"description_width": "8.5rem"},
+            style=WIDE["style"],
             layout={"width": "30rem"},
             **({} if kind is ipywidgets.Checkbox else {"continuous_update": False}),
         )
@@ -172,12 +174,14 @@ class Form(ipywidgets.VBox):
     given = traitlets.Dict(allow_none=True, default_value=None)
     """The parameters that are not at their defaults; None while a value is refused."""
 
-    def __init__(self, chapter: Chapter) -> None:
+    def __init__(self, chapter: Chapter, first: Mapping[str, Any] | None = None) -> None:
+        """first: what stands in the fields at first, where that is not the default."""
         import nbformat
 
         language = nbformat.read(chapter.notebook, as_version=4).metadata.get("lang", "en")
         self.chapter = chapter
-        self.fields = {name: _Field(parameter, language) for name, parameter in parameters(chapter).items()}
+        values = {name: parameter.default for name, parameter in parameters(chapter).items()} | dict(first or {})
+        self.fields = {name: _Field(parameter, values[name], language) for name, parameter in parameters(chapter).items()}
         self.cost = ipywidgets.HTML()
         for field in self.fields.values():
             field.entry.observe(lambda _: self.estimate(), "value")
@@ -200,9 +204,7 @@ class ChapterLab(ipywidgets.VBox):
 
     def __init__(self) -> None:
         titles = [(f"{chapter.name}: {chapter.title}", chapter) for chapter in CHAPTERS.values()]
-        self.chapter = ipywidgets.Dropdown(
-            options=titles, description="Chapter", style={"description_width": "8.5rem"}, layout={"width": "40rem", "max_width": "100%"}
-        )
+        self.chapter = ipywidgets.Dropdown(options=titles, description="Chapter", **WIDE)
         self.run = ipywidgets.Button(description="Run", icon="play", button_style="primary")
         self.job, self.place, self.result = Job(), ipywidgets.VBox(), ipywidgets.VBox()
         self.chapter.observe(lambda _: self._choose(), "value")
