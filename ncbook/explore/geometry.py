@@ -59,17 +59,22 @@ class Geometry(NamedTuple):
 def geometry(run: Run) -> Geometry | None:
     """That of the last weights that the run keeps, on all training points; None where it diverged.
 
-    The plane is that of the first two principal components of the centred class means, turned so that class 0 lies to the right and
-    class 1 not below. Raises `ValueError` for a run that keeps no weights.
+    Raises `ValueError` for a run that keeps no weights.
     """
     if not run.states:
         raise ValueError(f"The run {run.spec.key} keeps no weights (snapshots=()): choose one that keeps its last.")
     data = load(run.spec.data)
     features = activations(run, max(run.states), data.x_train)["features"].double().numpy()
-    if not np.isfinite(features).all():
-        return None
-    labels = data.y_noisy.numpy()
-    means = np.stack([features[labels == k].mean(0) for k in range(data.classes)])
+    return arrangement(features, data.y_noisy.numpy(), data.flipped.numpy()) if np.isfinite(features).all() else None
+
+
+def arrangement(features: np.ndarray, labels: np.ndarray, flipped: np.ndarray) -> Geometry:
+    """The geometry of features `[N, d]` with these labels `[N]`, of which some are `flipped` `[N]`.
+
+    The plane is that of the first two principal components of the centred class means, turned so that class 0 lies to the right and
+    class 1 not below.
+    """
+    means = np.stack([features[labels == k].mean(0) for k in range(labels.max() + 1)])
     centre = means.mean(0)
     means -= centre
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
@@ -85,7 +90,7 @@ def geometry(run: Run) -> Geometry | None:
         centres=means @ plane,
         points=(features[chosen] - centre) @ plane,
         labels=labels[chosen],
-        flipped=data.flipped.numpy()[chosen],
+        flipped=flipped[chosen],
         share=float(np.square(spreads[:2]).sum() / np.square(spreads).sum()),
     )
 

@@ -86,8 +86,9 @@ def follow(picture: Callable[..., str], *choices: Choice) -> Widget:
 
 def explorer(choices: list[Choice], *views: Widget) -> VBox:
     """The controls of the choices, and below them the views, one below the other."""
-    controls = [widget for choice in choices for widget in (choice.player, choice.widget) if widget]
-    return VBox([HBox(controls, layout=Layout(flex_flow="row wrap")), *views])
+    widgets = [widget for choice in choices for widget in (choice.player, choice.widget) if widget]
+    controls = HBox(widgets, layout=Layout(flex_flow="row wrap")).add_class("explorer-controls")
+    return VBox([controls, *views]).add_class("explorer")
 
 
 def beside(*pictures: str) -> str:
