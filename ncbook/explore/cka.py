@@ -161,7 +161,7 @@ def across_seeds(found: Tables, width: int, epochs: Sequence[int]) -> Widget:
 def over_time(found: Tables, width: int) -> Widget:
     """Each network of this width and its own past: of one layer, each epoch whose weights it keeps with each earlier one."""
     seeds = dropdown("Seme", {str(seed): seed for seed in _seeds(found, width)})
-    layer = slider("Strato", {layer: layer for layer in LAYERS})
+    layer = slider("Strato", {layer: layer for layer in LAYERS}, LAYERS[2])
     return explorer([seeds, layer], follow(lambda seed, layer: _past(found, width, seed, layer), seeds, layer))
 
 
@@ -190,7 +190,8 @@ def _compared(found: Tables, chosen: Sequence[Pair], seeds: tuple[int, int] | No
     words = f"Da L0 a L2, ogni strato con il suo omologo, la CKA {biased}; quella senza distorsione {debiased}."
     if not single:
         estimates = [cell for row in cells["biased"] for cell in row]
-        words += f" Ogni numero: {pairs_text(len({moment.seed for pair in chosen for moment in pair}), estimates)}."
+        resting = pairs_text(len({moment.seed for pair in chosen for moment in pair}), estimates)
+        words += f" Ogni numero: {resting}{' (±: metà della sua ampiezza)' if math.isfinite(estimates[0].low) else ''}."
     return f"{beside(*maps)}<p>{words}</p>"
 
 
@@ -205,12 +206,12 @@ def _past(found: Tables, width: int, seed: int, layer: str) -> str:
     for kind, title in KINDS.items():
         table = _epochs_by_epochs(found[kind], width, seed, layer)
         epochs, values = list(table.index), table.to_numpy()
-        cells = [[Estimate(value, math.nan, math.nan, 1) for value in row[: i + 1]] for i, row in enumerate(values)]
-        maps.append(_heat_map(f"{title}: {layer}, W = {width}, seme {seed}, per epoche", "epoca", epochs, epochs, cells))
+        if len(epochs) == 1:
+            return f"<p>Di questa rete c'è una sola fotografia, all'epoca {epochs[0]}.</p>"
+        cells = [[Estimate(value, math.nan, math.nan, 1) for value in values[i, :i]] for i in range(1, len(epochs))]
+        maps.append(_heat_map(f"{title}: {layer}, W = {width}, seme {seed}", "epoca", epochs[1:], epochs[:-1], cells))
         first.append(number(values[-1, 0], 2))
-        last.append(number(values[-1, -2], 2) if len(epochs) > 1 else "")
-    if len(epochs) == 1:
-        return f"{beside(*maps)}<p>Di questa rete c'è una sola fotografia, all'epoca {epochs[0]}.</p>"
+        last.append(number(values[-1, -2], 2))
     words = (
         f"Fra l'epoca {epochs[0]} e la {epochs[-1]}: {first[0]}, senza distorsione {first[1]}. "
         f"Fra le ultime due fotografie, alle epoche {epochs[-2]} e {epochs[-1]}: {last[0]}, senza distorsione {last[1]}."

@@ -143,18 +143,23 @@ def _drawn(text: str, shown: Shown, lowest: float) -> _Picture:
 def _read_off(picture: _Picture, threshold: float, found: pd.DataFrame) -> str:
     """What lies on the drawing of the trajectories, the threshold and each run's T_NC on both curves, and below it the numbers."""
     shown = picture.shown
-    rows = onset_rows(found, shown.by, shown.label)
+    rows = _rows(found, shown.by, shown.label)
     words = "; ".join(f"{shown.heading} {level}: {crossed} crossed, T_NC {moment}, fn* {norm}" for level, crossed, moment, _, norm in rows)
     marks = _marks(picture, threshold, found, f"{picture.text}, NC1 below {threshold:g}. {words}.")
     if shown.by == "seed" and len(rows) > 1:
-        rows += onset_rows(found.assign(seed="all"), "seed")
+        rows += _rows(found.assign(seed="all"), "seed")
     head = "".join(f'<th scope="col">{text}</th>' for text in (shown.heading, *_HEADER))
     body = "".join(f'<tr><th scope="row">{level}</th>' + "".join(f"<td>{text}</td>" for text in texts) + "</tr>" for level, *texts in rows)
     sentences = [crossed_text(found, threshold)]
     if len(found) > 1:
-        sentences.append(variation_text(found["fn_star"]))
+        sentences.append(f"There is {variation_text(found['fn_star'])}")
     below = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
     return f'{marks}<table class="table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>'
+
+
+def _rows(found: pd.DataFrame, by: str, label: Callable[[Any], str] = str) -> list[list[str]]:
+    """`onset_rows`, whose signs stay with their numbers."""
+    return [[text.replace("> ", ">\u00a0").replace("≥ ", "≥\u00a0") for text in row] for row in onset_rows(found, by, label)]
 
 
 def _marks(picture: _Picture, threshold: float, found: pd.DataFrame, alt: str) -> str:
