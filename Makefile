@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: book lab test bench clean
+.PHONY: book pdf lab test bench clean
 
 book: .venv/installed  ## execute what is out of date, build the pages, say where they are
 	@$(BIN)/ncbook build
 
 lab: .venv/installed  ## chapters and explorers to play with, in JupyterLab
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/explore.ipynb
+
+pdf: .venv/installed  ## the pages, and all of them as one PDF, which needs Chromium; say where they are
+	@$(BIN)/ncbook build --pdf
 
 test: book  ## every test, and the executed chapters run again and compared (nbval), explore.ipynb executed
 	@$(BIN)/python -m pytest -n auto --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg \

@@ -42,7 +42,7 @@ def main() -> None:
                                           the chapter with your parameters; trains what is missing
     ncbook compare try                    what differs from the published chapter
     ncbook claims                         what the documents claim, and what the runs say to it
-    ncbook build                          the whole book as HTML
+    ncbook build [--pdf]                  the whole book as HTML, and as one PDF
 
     A network, once trained, is kept and never trained again: the published runs come with the book, yours lie in a folder of
     your own (set NCBOOK_RUNS to choose it; `ncbook runs` tells where). Every command says more with --help.
@@ -191,7 +191,8 @@ def claims(ids: tuple[str, ...], language: str) -> None:
 
 
 @main.command()
-def build() -> None:
+@click.option("--pdf", is_flag=True, help="Print it into one PDF as well; needs Chromium.")
+def build(pdf: bool) -> None:
     """Build the book as HTML.
 
     Chapters that are out of date are executed first. They are built from the published runs alone; nothing is trained.
@@ -199,6 +200,10 @@ def build() -> None:
     from ncbook.build import build_book
 
     click.echo(f"The book is {build_book()}.")
+    if pdf:
+        from ncbook.pdf import build_pdf
+
+        click.echo(f"The book as a PDF is {build_pdf()}.")
 
 
 @main.group(invoke_without_command=True)

@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest  # noqa: E402
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
-BROWSER_ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
-    --disable-sync""".split()
 PATIENCE = 120_000
 """Milliseconds after which what a page should show counts as missing, on a machine however busy."""
 expect.set_options(timeout=PATIENCE)
@@ -66,11 +63,10 @@ def served(html: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        pytest.fail("Chromium, in which pages are tested, is missing: install Debian's package chromium, or name the program in CHROMIUM.")
+    from ncbook.pdf import BROWSER_ARGUMENTS, chromium
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=BROWSER_ARGUMENTS)
         yield browser
         browser.close()
 
