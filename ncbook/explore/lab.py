@@ -204,7 +204,7 @@ class ChapterLab(ipywidgets.VBox):
 
     def __init__(self) -> None:
         titles = [(f"{chapter.name}: {chapter.title}", chapter) for chapter in CHAPTERS.values()]
-        self.chapter = ipywidgets.Dropdown(options=titles, description="Chapter", **WIDE)
+        self.chapter = ipywidgets.Dropdown(options=titles, value=CHAPTERS["exp1"], description="Chapter", **WIDE)
         self.run = ipywidgets.Button(description="Run", icon="play", button_style="primary")
         self.job, self.place, self.result = Job(), ipywidgets.VBox(), ipywidgets.VBox()
         self.chapter.observe(lambda _: self._choose(), "value")
