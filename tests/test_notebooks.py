@@ -265,3 +265,34 @@ def test_the_toy_of_the_layers_trains_nothing_new_and_says_its_scale(toy_layers,
     assert {spec.key for spec in toy_specs(TOY["seeds"])} <= set(store.keys())
     (box,) = [output.data["text/html"] for output in outputs(toy_layers) if "admonition" in output.get("data", {}).get("text/html", "")]
     assert "2 epoche invece delle 3.000 del report" in box and "configurazioni" not in box
+
+
+@pytest.mark.parametrize(("explorer", "chapter"), [("explore_width", "exp1"), ("explore_dimension", "exp3"), ("explore_cka", "exp4")])
+def test_an_explorer_shows_the_networks_of_its_chapter(explorer, chapter):
+    ours, theirs = ({name: parameter.default for name, parameter in parameters(CHAPTERS[name]).items()} for name in (explorer, chapter))
+    assert {name: ours[name] for name in inspect.signature(CHAPTERS[explorer].specs).parameters}.items() <= theirs.items()
+
+
+def pictures(notebook) -> list[str]:
+    """What the widgets of a notebook can show, without what is drawn by cells of colour."""
+    models = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()
+    return [re.sub(r'href="data:[^"]*"', "", model["state"]["value"]) for model in models if model["model_name"] == "HTMLModel"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "titles"),
+    [
+        ("explore_width", TOY, {f"{model} con {o}, W = {w}" for model in ("ResNet1D", "CNN1D") for o in ("SGD", "Adam") for w in (2, 4)}),
+        ("explore_width", ONE, {"CNN1D con Adam, W = 4"}),
+        ("explore_dimension", {"feature_dims": [3, 2], "width": 4, "epochs": 2, "seeds": [0]}, {"d = 2", "d = 3"}),
+    ],
+    ids=["width", "width-one", "dimension"],
+)
+def test_explorers_show_any_networks(toy, execute, name, values, titles):
+    notebook = execute(values, CHAPTERS[name])
+    assert used_names(notebook) and not used_names(notebook) - set(glued(notebook))
+    shown = pictures(notebook)
+    assert {re.search("<strong>(.*?)</strong>", picture)[1] for picture in shown} == titles and len(shown) == len(titles)
+    assert not [text for text in [*shown, *glued(notebook).values()] if re.search(r"\bnan\b", text)]
+    views = [output for output in outputs(notebook) if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert len(views) == 1
