@@ -66,7 +66,7 @@ def cosines(points: Sequence[Tensor], debiased: bool) -> np.ndarray:
     """
     n = len(points[0])
     rows, columns = torch.triu_indices(n, n)
-    weights = torch.where(rows == columns, 1.0, math.sqrt(2)).double()
+    weights = torch.where(rows == columns, 1.0, 2.0).double().sqrt()
     vectors = torch.empty(len(points), len(rows), dtype=torch.float64)
     for vector, one in zip(vectors, points):
         unit = _centred_unit(one.double())
@@ -110,7 +110,7 @@ def pair_rows(found: Tables, chosen: Iterable[Pair]) -> pd.DataFrame:
     """For the CSV: each pair's moments, and the CKA of each layer of the first with each of the second."""
     rows = []
     for first, second in chosen:
-        blocks = [table.loc[tuple(first), tuple(second)].stack() for table in found.values()]
+        blocks = [table.loc[tuple(first), tuple(second)].stack(future_stack=True) for table in found.values()]
         values = pd.concat(blocks, axis=1, keys=found).rename_axis(["first", "second"]).reset_index()
         places = {f"{name}_{side}": value for side, one in zip(("first", "second"), (first, second)) for name, value in one._asdict().items()}
         rows.append(values.assign(**places))
