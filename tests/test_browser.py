@@ -14,7 +14,9 @@ from matplotlib.image import imread
 from nbclient import NotebookClient
 from playwright.sync_api import expect
 
-from ncbook.chapters import ROOT
+from ncbook import analysis, pages
+from ncbook.chapters import CHAPTERS, ROOT, chapter_specs
+from ncbook.sweep import load_runs, table
 
 WIDGETS = """
 import ipywidgets
@@ -110,3 +112,46 @@ def test_figures_are_as_light_or_as_dark_as_the_page(open_page, html: Path) -> N
         shades[scheme] = picture[..., :3].mean()
         page.close()
     assert shades["light"] > 0.8 and shades["dark"] < 0.2
+
+
+@pytest.fixture(params=["http", "file"])
+def book_address(request, html: Path) -> str:
+    return html.as_uri() if request.param == "file" else request.getfixturevalue("served")
+
+
+def test_every_network_of_the_width_explorer_is_shown_by_keyboard(open_page, book_address: str) -> None:
+    last = analysis.last_epoch(table(load_runs(chapter_specs(CHAPTERS["explore_width"], {}))))
+    errors = last.groupby(["model", "optimizer", "width"])[["test_error", "train_error"]].mean()
+    page, faults = open_page(f"{book_address}/executed/explore_width.html")
+    network, width = page.get_by_role("combobox", name="Rete"), page.get_by_role("slider", name="Larghezza W")
+    for number_of_curve, (model, optimizer) in enumerate(dict.fromkeys(zip(last["model"], last["optimizer"]))):
+        if number_of_curve:
+            network.press("ArrowDown")
+        width.press("Home")
+        for size in sorted(set(last["width"])):
+            test, train = map(pages.number, errors.loc[model, optimizer, size])
+            title = f"{pages.curve_name(model, optimizer)}, W = {size}"
+            words = f"{title}: errori e collasso lungo le larghezze; errore di test {test}, di addestramento {train}."
+            expect(page.get_by_role("img", name=words, exact=True)).to_be_visible()
+            expect(page.get_by_role("img", name=f"{title}: ")).to_have_count(4)
+            expect(page.locator("svg.drawing")).to_have_count(4)
+            width.press("ArrowRight")
+    assert faults == []
+    page.close()
+
+
+def test_every_network_of_the_dimension_explorer_is_shown_by_keyboard(open_page, book_address: str) -> None:
+    last = analysis.last_epoch(table(load_runs(chapter_specs(CHAPTERS["explore_dimension"], {}))))
+    reached = last.groupby("feature_dim")["nc2_gram_noisy"].mean()
+    page, faults = open_page(f"{book_address}/executed/explore_dimension.html")
+    dimension = page.get_by_role("slider", name="Dimensione d")
+    dimension.press("Home")
+    for size in sorted(reached.index):
+        expect(page.get_by_role("img", name=f"d = {size}: ")).to_have_count(4)
+        words = f"d = {size}: un ETF di 10 classi {'è' if size >= 9 else 'non è'} possibile"
+        expect(page.locator(".explorer p").filter(has_text=words)).to_contain_text(f"è {pages.number(reached[size])}")
+        dimension.press("ArrowRight")
+    page.get_by_role("button", name="Torna all’inizio").press("Enter")
+    expect(page.get_by_role("img", name=f"d = {min(reached.index)}: ")).to_have_count(4)
+    assert faults == []
+    page.close()
