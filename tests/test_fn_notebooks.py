@@ -30,6 +30,7 @@ VALUES = {
     "fn_conditions": TOY | {"learning_rates": [3e-4, 1e-3], "batch_sizes": [64], "optimizers": ["sgd 0.05"]},
     "fn_intervention": TOY | {"delays": [8]},
     "fn_predictor": TOY | {"experiments": ["fn_weight_decay"]},
+    "explore_collapse": TOY | {"experiments": ["fn_weight_decay", "fn_width"]},
     "fn_equilibrium": TOY | {"weight_decays": [1e-4, 1e-3], "learning_rates": [1e-3, 2e-3]},
     "fn_cifar_resnet20": TOY | {"data": "mnist", "width": 4},
     "fn_grid": {name: value for name, value in TOY.items() if name != "data"} | {"resnet_width": 4},
