@@ -108,6 +108,15 @@ def test_marks_lie_on_the_recorded_points_of_the_curves(tables):
     assert level == (circles[0][1], circles[0][1])
 
 
+def test_a_run_that_diverges_is_shown_as_far_as_it_goes():
+    (spec,) = fn_weight_decay_specs([1e-4], **SETTINGS, seeds=[0])
+    alone = {"fn_weight_decay": table([made_up(spec, diverges=True)])}
+    _, thresholds, course, read_off = views(collapse.collapse(collapse.selections(alone)))
+    pictures = [course.children[0].value, *(picture.value for picture in read_off.children[0].children)]
+    assert not [text for text in pictures if re.search(r"\b(nan|inf|None)\b", text)]
+    assert "in the only run, until it diverged at epoch 13" in pictures[1 + thresholds.index("0.01")]
+
+
 def test_what_lies_between_the_thresholds_is_said_of_the_runs_that_cross_both(tables):
     whole = tables["fn_weight_decay"]
     strict, loose = (onsets(whole, threshold).set_index("key") for threshold in (0.01, 0.05))

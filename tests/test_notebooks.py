@@ -296,3 +296,20 @@ def test_explorers_show_any_networks(toy, execute, name, values, titles):
     assert not [text for text in [*shown, *glued(notebook).values()] if re.search(r"\bnan\b", text)]
     views = [output for output in outputs(notebook) if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
     assert len(views) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({}, "W = 2 (righe) e W = 4 (colonne), epoca 3"),
+        ({"seeds": [0], "drift_epochs": 3}, "W = 2, seme 0 (righe) e W = 4, seme 0 (colonne), epoca 3"),
+    ],
+    ids=["two-seeds", "one-seed"],
+)
+def test_the_explorer_of_similarity_shows_any_networks(toy_similarity, execute, changes, first):
+    notebook = execute(TOY_SIMILARITY | changes, CHAPTERS["explore_cka"])
+    assert used_names(notebook) and not used_names(notebook) - set(glued(notebook))
+    shown = pictures(notebook)
+    assert f"CKA: {first}" in shown[0]
+    assert not [text for text in [*shown, *glued(notebook).values()] if re.search(r"\bnan\b", text)]
+    assert len([output for output in outputs(notebook) if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]) == 3
