@@ -73,17 +73,18 @@ class Scale:
 
     def share(self, values: np.ndarray | float) -> np.ndarray:
         """Where values lie between the ends: 0 to 1."""
+        low, high, values = (np.asarray(part, dtype=float) for part in (self.low, self.high, values))
         with np.errstate(invalid="ignore", divide="ignore"):
-            low, high, values = (np.log(np.asarray(v, dtype=float)) if self.log else np.asarray(v, dtype=float) for v in (self.low, self.high, values))
+            low, high, values = map(np.log, (low, high, values)) if self.log else (low, high, values)
         return (values - low) / (high - low)
 
     def ticks(self, most: int = 4) -> list[float]:
         """Round values between the ends."""
+        locator = MaxNLocator(most, steps=[1, 2, 5, 10])
         if self.log:
-            locator = LogLocator(subs=(1, 2, 5) if self.high < 60 * self.low else (1,), numticks=99)
-            found = [tick for tick in locator.tick_values(self.low, self.high) if self.low <= tick <= self.high]
-            return found[:: -(-len(found) // (most + 1))] if found else []
-        return [tick for tick in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(self.low, self.high) if self.low <= tick <= self.high]
+            locator = LogLocator(subs=(1, 2, 5) if self.high < 100 * self.low else (1,), numticks=99)
+        found = [tick for tick in locator.tick_values(self.low, self.high) if self.low <= tick <= self.high]
+        return found[:: -(-len(found) // (most + 1)) or 1]
 
 
 def scale(values: Iterable[float], log: bool = False) -> Scale:
@@ -138,7 +139,7 @@ class Plot:
         self.parts.append(path(dots(points[np.isfinite(points).all(axis=1)]), stroke=color, stroke_width=f"{size:g}", stroke_linecap="round"))
 
     def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], color: str) -> None:
-        """The area between two lines of data points; nothing where one of them is not finite or leaves the axes' room below."""
+        """The area between two lines of data points, where both are finite, cut off at the ends of the axis."""
         known = np.isfinite(np.asarray(low, dtype=float) + np.asarray(high, dtype=float))
         xs, low, high = (np.asarray(part, dtype=float)[known] for part in (xs, low, high))
         around = through(*self.place(np.append(xs, xs[::-1]), np.clip(np.append(low, high[::-1]), self.y.low, self.y.high)))

@@ -4,7 +4,6 @@ Every picture is drawn beforehand, and choosing is done in the browser alone: an
 that has neither kernel nor network.
 """
 
-import html
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -16,15 +15,15 @@ import matplotlib as mpl
 from ipywidgets import HTML, Dropdown, HBox, Layout, Play, SelectionSlider, Stack, VBox, Widget
 from matplotlib.figure import Figure
 
+from ncbook.explore.svg import svg
+
 _TEXT = {"svg.fonttype": "none", "svg.hashsalt": "ncbook"}
-_FONT = "DejaVu Sans,Verdana,sans-serif"
-"""Letters stay letters, in matplotlib's own font or in one as wide: drawn as outlines they would be half of a page's size."""
+"""Letters stay letters: drawn as outlines they would be half of a page's size."""
 _LEFT_OUT = re.compile(
     r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>| transform=\"rotate\(-0 [^)]*\)\"|;? *font-family: 'DejaVu Sans'[^;\"]*", re.DOTALL
 )
 """Of matplotlib's SVG. Its style sheet would speak for the whole page."""
 _PLACES = re.compile(r' (?:d|x|y|width|height|transform)="(?!matrix)[^"]*"')
-_DOT = re.compile(r"M (\S+ \S+) L \1 ")
 _MILLISECONDS = 1200
 
 
@@ -102,14 +101,12 @@ def drawing(figure: Figure, alt: str) -> str:
     file = io.StringIO()
     with mpl.rc_context(_TEXT):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = _LEFT_OUT.sub("", file.getvalue().partition("<svg")[2].partition(">")[2])
-    named = set(re.findall(r"#([\w.-]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in named else "", svg)
-    svg = _PLACES.sub(lambda places: re.sub(r"-?\d+\.\d+", _rounded, places[0]), re.sub(r"\s*\n\s*", " ", svg))
-    svg = re.sub(r'(?<= style=")[^"]*', lambda style: style[0].replace(" ", ""), _DOT.sub(r"M\1h0", svg)).replace("> <", "><").strip()
-    width, height = (72 * inches for inches in figure.get_size_inches())
-    style = f"width:{width:g}pt;max-width:100%;height:auto;stroke-linejoin:round;font-family:{_FONT}"
-    return f'<svg class="drawing" role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" style="{style}">{svg}'
+    drawn = _LEFT_OUT.sub("", file.getvalue().partition("<svg")[2].partition(">")[2].removesuffix("</svg>\n"))
+    named = set(re.findall(r"#([\w.-]+)", drawn))
+    drawn = re.sub(r' id="([^"]*)"', lambda name: name[0] if name[1] in named else "", drawn)
+    drawn = _PLACES.sub(lambda places: re.sub(r"-?\d+\.\d+", _rounded, places[0]), re.sub(r"\s*\n\s*", " ", drawn))
+    drawn = re.sub(r'(?<= style=")[^"]*', lambda style: style[0].replace(" ", ""), drawn).replace("> <", "><").strip()
+    return svg(*(72 * figure.get_size_inches()), alt, drawn)
 
 
 def _rounded(number: re.Match) -> str:
