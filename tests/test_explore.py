@@ -214,6 +214,17 @@ def test_each_width_shows_its_own_network(networks):
             assert f"norme {number(least['nc2_equinorm_clean'])}, angoli {number(least['nc2_equiangularity_clean'])}" in picture.value
 
 
+def test_without_label_noise_both_labelings_are_the_same(store):
+    specs = exp1_specs([3], ["resnet1d"], ["sgd"], 1, [0], 0.0, 0)
+    sweep(specs, jobs=1, store=store)
+    (run,) = load_runs(specs, store)
+    picture = width_explorer([run]).children[1].children[0].children[0]
+    nc1 = number(run.metrics["nc1_clean"][-1])
+    assert f"<td>{nc1}</td><td>{nc1}</td>" in picture.value and len(labels(picture)) == 4
+    assert width_texts([run])["nearest"].startswith(number(run.metrics["nc2_gram_clean"][-1]))
+    assert shown([run])["nc4_noisy"].equals(shown([run])["nc4_clean"].rename("nc4_noisy"))
+
+
 def test_each_dimension_shows_what_is_possible_and_what_was_reached(projected):
     whole = dimension_explorer(projected)
     small, large = (picture.value for picture in whole.children[1].children)

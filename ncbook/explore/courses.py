@@ -37,6 +37,13 @@ _NUMBERS = {
 """The report's form of each measure, and the usual one."""
 
 
+def network_rows(runs: Sequence[Run]) -> pd.DataFrame:
+    """The table of `sweep`; without label noise, where both labelings are the same, the measures under both names."""
+    rows = table(runs)
+    clean = [column for column in rows if column.startswith("nc") and column.endswith("_clean")]
+    return rows.assign(**{noisy: rows[column] for column in clean if (noisy := column.replace("_clean", "_noisy")) not in rows})
+
+
 def multiples(means: pd.DataFrame, x: str, x_label: str, alt: str, *, log: bool = False, mark: tuple[float, str] | None = None) -> str:
     """`PANELS` over the column `x` of `analysis.seed_means`, with 95 % bands where there is more than one seed, as HTML.
 
@@ -88,8 +95,8 @@ def shown(runs: Sequence[Run]) -> pd.DataFrame:
     In a network's last row also plane_share, the share of the spread of class means that the projection holds, and cosine_I_J of the
     centred means of classes I and J.
     """
-    rows = table(runs)
-    measures = [column for column in rows if column.startswith(("nc1", "nc2", "nc3", "nc4")) and column.endswith(("_noisy", "_clean"))]
+    rows = network_rows(runs)
+    measures = [column for column in rows if column.startswith("nc") and column.endswith(("_noisy", "_clean"))]
     names = ["model", "optimizer", "width", "feature_dim", "parameters", "seed", "epoch"]
     rows = rows[["key", *names, "test_error", "train_error", "train_error_clean", *measures]].dropna(axis=1, how="all")
     shapes = []

@@ -7,13 +7,12 @@ from ipywidgets import VBox
 
 from ncbook import analysis
 from ncbook.data import load
-from ncbook.explore.courses import METRICS, NC2, multiples, numbers_table
+from ncbook.explore.courses import METRICS, NC2, multiples, network_rows, numbers_table
 from ncbook.explore.geometry import geometry, geometry_pictures
 from ncbook.explore.widgets import beside, explorer, follow, slider
 from ncbook.metrics import gram_floor
 from ncbook.pages import listing, number, percent
 from ncbook.store import Run
-from ncbook.sweep import table
 
 _BY = ["feature_dim"]
 
@@ -24,7 +23,7 @@ def dimension_explorer(runs: Sequence[Run]) -> VBox:
     runs: those of one experiment, equal but for feature dimension and seed, with their last weights. Lines are means over seeds; the
     geometry is that of the network of the least seed.
     """
-    rows = table(runs)
+    rows = network_rows(runs)
     last = analysis.last_epoch(rows)
     classes = load(runs[0].spec.data).classes
     over_dims = _with_floor(analysis.seed_means(last, METRICS, _BY), classes)
@@ -76,7 +75,7 @@ def _reached(nc2: float, floor: float) -> str:
 def dimension_texts(runs: Sequence[Run]) -> dict[str, str]:
     """The sentences of the explorer's page."""
     classes = load(runs[0].spec.data).classes
-    last = analysis.last_epoch(table(runs))
+    last = analysis.last_epoch(network_rows(runs))
     means = analysis.seed_means(last, [NC2], _BY).dropna(subset="mean").sort_values("mean")
     dims = sorted(set(last["feature_dim"]))
     return {

@@ -8,12 +8,11 @@ from ipywidgets import VBox
 from ncbook import analysis
 from ncbook.analysis import CURVE, POINT
 from ncbook.data import load
-from ncbook.explore.courses import METRICS, NC2, multiples, numbers_table
+from ncbook.explore.courses import METRICS, NC2, multiples, network_rows, numbers_table
 from ncbook.explore.geometry import geometry, geometry_pictures
 from ncbook.explore.widgets import beside, dropdown, explorer, follow, slider
 from ncbook.pages import curve_name, listing, number, percent
 from ncbook.store import Run
-from ncbook.sweep import table
 
 
 def width_explorer(runs: Sequence[Run]) -> VBox:
@@ -22,7 +21,7 @@ def width_explorer(runs: Sequence[Run]) -> VBox:
     runs: those of one experiment, equal but for model, optimiser, width and seed, with their last weights. Lines are means over seeds; the
     geometry is that of the network of the least seed.
     """
-    rows = table(runs)
+    rows = network_rows(runs)
     last = analysis.last_epoch(rows)
     over_widths = analysis.seed_means(last, METRICS)
     over_epochs = analysis.seed_means(rows, METRICS, [*POINT, "epoch"])
@@ -72,7 +71,7 @@ def _place(width: int, peak: int | None) -> str:
 
 def width_texts(runs: Sequence[Run]) -> dict[str, str]:
     """The sentences of the explorer's page."""
-    last = analysis.last_epoch(table(runs))
+    last = analysis.last_epoch(network_rows(runs))
     peaks = analysis.peaks(last)
     shapes = [shape for run in runs if run.spec.model.width > 2 and (shape := geometry(run))]
     classes = load(runs[0].spec.data).classes
