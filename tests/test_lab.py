@@ -151,6 +151,7 @@ def test_every_published_run_that_an_explorer_can_show_is_offered():
 def test_an_explorer_shows_published_runs(title):
     lab = ExplorerLab()
     lab.explorer.label = title
+    assert lab.runs.index == 0 and not lab.show.disabled
     lab.runs.index = len(lab.runs.options) - 1
     lab.show.click()
     while lab.job.busy:

@@ -206,6 +206,7 @@ class ExplorerLab(ipywidgets.VBox):
             with suppress(StoreError):  # `ncbook runs verify` names what is damaged
                 self._runs[key] = self._runs.get(key) or store.load(key)
         self.runs.options = self.explorer.value.groups(self._runs.values())
+        self.runs.index = 0 if self.runs.options else None
 
     def draw(self) -> None:
         """Shows the runs chosen."""
