@@ -27,7 +27,8 @@ SETTINGS = {"data": "mnist", "subset": 300, "switch": 10, "epochs": 90}
 
 def rows_of(text: str) -> list[list[str]]:
     """The cells of each row of the tables in an HTML text."""
-    return [[html.unescape(re.sub("<.*?>", " ", cell)).strip(" ") for cell in re.findall("<t[hd].*?</t[hd]>", row)] for row in re.findall("<tr>.*?</tr>", text)]
+    rows = [re.findall("<t[hd].*?</t[hd]>", row) for row in re.findall("<tr>.*?</tr>", text)]
+    return [[html.unescape(re.sub("<.*?>", " ", cell)).strip(" ") for cell in row] for row in rows]
 
 
 def shapes(pattern: str, text: str) -> list[tuple[float, ...]]:
@@ -40,8 +41,9 @@ def shapes(pattern: str, text: str) -> list[tuple[float, ...]]:
 @pytest.fixture(scope="module")
 def tables():
     """Of the weight decays 0 collapses with one of its two seeds, 1e-4 with both, 0.01 with none."""
+    collapsing = {(0.0, 0), (1e-4, 0), (1e-4, 1)}
     decays = fn_weight_decay_specs([0.0, 1e-4, 1e-2], **SETTINGS, seeds=[0, 1])
-    runs = [made_up(spec, collapses=spec.optimizer.weight_decay < 1e-2 and (spec.optimizer.weight_decay, spec.seed) != (0, 1)) for spec in decays]
+    runs = [made_up(spec, collapses=(spec.optimizer.weight_decay, spec.seed) in collapsing) for spec in decays]
     activations = [made_up(spec) for spec in fn_activation_specs(["tanh"], **SETTINGS, seeds=[0])]
     return {"fn_weight_decay": table(runs), "fn_activation": table(activations)}
 
@@ -80,7 +82,7 @@ def test_behind_each_option_and_threshold_are_the_onsets_of_its_runs(shown):
             crossed = found[~found["censored"]]
             assert f'aria-label="{text}, NC1 below {threshold:g}. ' in picture.value
             assert picture.value.count("<circle") == 2 * len(crossed)
-            header, *rows = rows_of(picture.value)
+            rows = rows_of(picture.value)[1:]
             levels = found.groupby(one.by)
             for (_, cell), row in zip(levels, rows):
                 assert row[1] == f"{(~cell['censored']).sum()} of {len(cell)}"
@@ -95,17 +97,17 @@ def test_behind_each_option_and_threshold_are_the_onsets_of_its_runs(shown):
 
 def test_marks_lie_on_the_recorded_points_of_the_curves(tables):
     """At a threshold just above a recorded NC1, T_NC is that record's epoch, and the circles surround the vertices of the two curves."""
-    (run,) = tables["fn_activation"]["key"].unique()
     nc1 = tables["fn_activation"].set_index("epoch")[METRIC].loc[20]
     widget = collapse.collapse(collapse.selections(tables), [0.5, nc1 * (1 + 1e-9)], 0.5)
     *_, course, read_off = views(widget)
-    vertices = {point for path in re.findall(r' d="(M[^"]*)"', course.children[-1].value) for point in shapes(r"[ML] ?([\d.]+) ([\d.]+)", path)}
-    circles = shapes(r'cx="([\d.]+)" cy="([\d.]+)"', read_off.children[-1].children[1].value)
+    curves, marks = course.children[-1].value, read_off.children[-1].children[1].value
+    vertices = {point for path in re.findall(r' d="(M[^"]*)"', curves) for point in shapes(r"[ML] ?([\d.]+) ([\d.]+)", path)}
+    circles = shapes(r'cx="([\d.]+)" cy="([\d.]+)"', marks)
     assert len(circles) == 2
     for circle in circles:
         assert min(np.hypot(x - circle[0], y - circle[1]) for x, y in vertices) < 0.15
-    (level,) = {(y1, y2) for _, y1, _, y2 in shapes(r'd="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)" stroke="#333333"', read_off.children[-1].children[1].value)}
-    assert level == (circles[0][1], circles[0][1])
+    ((_, left, _, right),) = shapes(r'd="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)" stroke="#333333"', marks)
+    assert left == right == circles[0][1]
 
 
 def test_a_run_that_diverges_is_shown_as_far_as_it_goes():
@@ -122,9 +124,9 @@ def test_what_lies_between_the_thresholds_is_said_of_the_runs_that_cross_both(ta
     strict, loose = (onsets(whole, threshold).set_index("key") for threshold in (0.01, 0.05))
     both = strict.index[~strict["censored"]]
     later = (strict["T_NC"] - loose["T_NC"]).loc[both]
-    text = collapse.texts(whole)["moved"]
+    text, range_ = collapse.texts(whole)["moved"], f"{english(later.min(), 1)} to {english(later.max(), 1)}"
     assert len(both) == 3
-    assert text.startswith(f"Of 6 runs, 3 get below 0.01. From 0.05 to there they take {english(later.min(), 1)} to {english(later.max(), 1)} epochs more")
+    assert text.startswith(f"Of 6 runs, 3 get below 0.01. From 0.05 to there they take {range_} epochs more")
     none = whole[whole["weight_decay"] == 1e-2]
     assert collapse.texts(none)["moved"] == "No run here gets below 0.01"
 
@@ -187,7 +189,8 @@ def test_each_pair_of_widths_and_seeds_shows_its_own_similarity(found, seen):
         for (i, j), picture in zip(itertools.product(range(3), repeat=2), pictures.children[1:], strict=True):
             assert f"CKA: W = {a}, seme {i} (righe) e W = {b}, seme {j} (colonne), epoca 5" in picture.value
             for debiased, cells in enumerate(heat_maps(picture)):
-                expected = [[linear_cka(seen[a, i, 5][first], seen[b, j, 5][second], bool(debiased)) for second in cka.LAYERS] for first in cka.LAYERS]
+                left, right = seen[a, i, 5], seen[b, j, 5]
+                expected = [[linear_cka(left[one], right[other], bool(debiased)) for other in cka.LAYERS] for one in cka.LAYERS]
                 assert cells == [[number(value, 2) for value in row] for row in expected]
 
 
@@ -205,7 +208,8 @@ def test_the_mean_of_pairs_is_that_of_the_chapter(found, seen):
             halves = [row[1 + i].split("±")[1].strip() for i, row in enumerate(rows_of(text)[1:])]
             assert halves == [number((high - low) / 2, 2) for low, high in zip(rows["low"], rows["high"])]
             assert all(cells[i][j] == cells[j][i] for i, j in itertools.combinations(range(4), 2))
-    assert "media sulle coppie di 3 semi; intervallo al 95 %, jackknife sui semi (±: metà della sua ampiezza)" in stack.children[0].children[0].value
+    resting = "media sulle coppie di 3 semi; intervallo al 95 %, jackknife sui semi (±: metà della sua ampiezza)"
+    assert resting in stack.children[0].children[0].value
 
 
 def test_the_past_of_a_network_is_its_drift(found, seen):
@@ -249,13 +253,12 @@ def test_the_data_below_the_explorers_are_what_they_show(found):
 
 def test_falling_similarities_are_counted(found):
     chosen = cka.pairs(found, (2, 4), 5)
-    counts = [
-        sum(values["L0"] > values["L1"] > values["L2"] for values in (
-            {layer: table.loc[(*a, layer), (*b, layer)] for layer in cka.LAYERS} for a, b in chosen
-        ))
-        for table in found.values()
-    ]  # fmt: skip
-    assert cka.falling_text(found, chosen) == f"la CKA scende a ogni strato in {counts[0]} coppie su 9, quella senza distorsione in {counts[1]}"
+    counts = []
+    for values in found.values():
+        courses = [[values.loc[(*a, layer), (*b, layer)] for layer in ("L0", "L1", "L2")] for a, b in chosen]
+        counts.append(sum(first > second > third for first, second, third in courses))
+    words = f"la CKA scende a ogni strato in {counts[0]} coppie su 9, quella senza distorsione in {counts[1]}"
+    assert cka.falling_text(found, chosen) == words
 
 
 @pytest.mark.parametrize("value", [0, 0.3, 0.5, 0.62, 0.8, 1])
@@ -263,5 +266,6 @@ def test_numbers_stand_out_from_their_cells(value):
     cell = cka._cell(cka.Estimate(value, np.nan, np.nan, 1))
     channels = [[int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)] for text in re.findall("background:#([0-9a-f]{6})", cell)]
     channels.append([1.0] * 3 if "color:#fff" in cell else [0.0] * 3)
-    light = [np.dot([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in one], (0.2126, 0.7152, 0.0722)) for one in channels]
+    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in one] for one in channels]
+    light = [np.dot(one, (0.2126, 0.7152, 0.0722)) for one in linear]
     assert (max(light) + 0.05) / (min(light) + 0.05) >= 4.5

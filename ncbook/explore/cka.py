@@ -112,8 +112,9 @@ def pair_rows(found: Tables, chosen: Iterable[Pair]) -> pd.DataFrame:
     for first, second in chosen:
         blocks = [table.loc[tuple(first), tuple(second)].stack(future_stack=True) for table in found.values()]
         values = pd.concat(blocks, axis=1, keys=found).rename_axis(["first", "second"]).reset_index()
-        places = {f"{name}_{side}": value for side, one in zip(("first", "second"), (first, second)) for name, value in one._asdict().items()}
-        rows.append(values.assign(**places))
+        for side, moment in (("first", first), ("second", second)):
+            values = values.assign(**{f"{name}_{side}": value for name, value in moment._asdict().items()})
+        rows.append(values)
     return pd.concat(rows) if rows else pd.DataFrame()
 
 
@@ -220,7 +221,7 @@ def _past(found: Tables, width: int, seed: int, layer: str) -> str:
 
 
 def _heat_map(caption: str, corner: str, rows: Sequence, columns: Sequence, cells: Sequence[Sequence[Estimate]]) -> str:
-    """A table whose cells are as dark as their CKA is high; half an interval stands below the mean. Rows may be shorter than the columns."""
+    """A table whose cells are as dark as their CKA is high, half an interval below the mean; rows may be shorter than the columns."""
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     body = [f'<tr><th scope="row">{row}</th>{"".join(map(_cell, values))}</tr>' for row, values in zip(rows, cells)]
     return (

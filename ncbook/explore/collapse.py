@@ -49,7 +49,8 @@ def selections(tables: Mapping[str, pd.DataFrame]) -> dict[str, Shown]:
     tables: chapter -> its table of `sweep`. Raises `ValueError` for a chapter that does not vary one of `FACTORS`.
     """
     if strangers := [name for name in tables if name not in FACTORS]:
-        raise ValueError(f"experiments={list(tables)} has {strangers[0]!r}, which is no sweep of one setting: choose from {', '.join(FACTORS)}.")
+        known = ", ".join(FACTORS)
+        raise ValueError(f"experiments={list(tables)} has {strangers[0]!r}, which is no sweep of one setting: choose from {known}.")
     shown = {}
     for name, table in tables.items():
         title, factor = FACTORS[name]
@@ -62,17 +63,18 @@ def selections(tables: Mapping[str, pd.DataFrame]) -> dict[str, Shown]:
 
 
 def texts(table: pd.DataFrame) -> dict[str, str]:
-    """For the page, to glue: the paper's thresholds, strict and loose; margin; moved, what lies between the two in the runs that cross both."""
+    """For the page, to glue: strict and loose, the paper's thresholds; margin; moved, what lies between them in runs that cross both."""
     strict, loose = (onsets(table, threshold).set_index("key") for threshold in (THRESHOLD, SHALLOW_THRESHOLD))
     both = strict.index[~strict["censored"]]
     moved = f"No run here gets below {THRESHOLD:g}"
     if len(both):
         later = strict.loc[both, "T_NC"] - loose.loc[both, "T_NC"]
         change = strict.loc[both, "fn_star"] / loose.loc[both, "fn_star"] - 1
-        epochs, share = _range(number(value, 1) for value in (min(later), max(later))), _range(percent(value, sign=True) for value in (min(change), max(change)))
+        epochs = _range(number(value, 1) for value in (min(later), max(later)))
+        share = _range(percent(value, sign=True) for value in (min(change), max(change)))
         moved = (
-            f"Of {counted(len(strict), 'run')}, {len(both)} get below {THRESHOLD:g}. From {SHALLOW_THRESHOLD:g} to there they take {epochs} epochs more, "
-            f"over which fn* changes by {share}"
+            f"Of {counted(len(strict), 'run')}, {len(both)} get below {THRESHOLD:g}. "
+            f"From {SHALLOW_THRESHOLD:g} to there they take {epochs} epochs more, over which fn* changes by {share}"
         )
     return {"strict": f"{THRESHOLD:g}", "loose": f"{SHALLOW_THRESHOLD:g}", "margin": f"{MARGIN}", "moved": moved}
 
