@@ -2,8 +2,8 @@
 
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
 code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
-row; {it}`parola` marks a word as Italian. The front page has all verdicts in strips. The page on performance reads `{{ exp1_table }}` and its
-like, which are made here from what the benchmark saved.
+row; {it}`parola` marks a word as Italian. The front page has all verdicts in strips. The page on performance reads
+`{{ exp1_table }}` and its like, which are made here from what the benchmark saved.
 """
 
 import ast
@@ -141,10 +141,12 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 
 
 def mend_html(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Keep numbers, signs and units on one line, and take back names and roles that mislead screen readers."""
+    """Keep numbers, signs and units on one line; take back names and roles that mislead screen readers; name links in Italian."""
     parts = FIXED.split(context.get("body", ""))
     parts[::2] = [KEPT_TOGETHER.sub("\N{NO-BREAK SPACE}", prose) for prose in parts[::2]]
-    context["body"] = re.sub(r' role="(?:list|doc-biblioentry)"| aria-label="Toggle hidden content"', "", "".join(parts))
+    body = re.sub(r' role="(?:list|doc-biblioentry)"| aria-label="Toggle hidden content"', "", "".join(parts))
+    italian = app.env.metadata.get(page, {}).get("lang") == "it"
+    context["body"] = re.sub(r' title="Link to this \w+"', ' title="Link diretto"', body) if italian else body
 
 
 SEARCH_ON_DISK = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"

@@ -35,7 +35,10 @@ def chromium() -> str:
     """
     if program := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None):
         return program
-    raise BuildError("There is no Chromium, which prints the book and tests its pages: install Debian's package chromium, or name a browser's program in CHROMIUM.")
+    raise BuildError(
+        "There is no Chromium, which prints the book and opens its pages in tests: install Debian's package chromium, "
+        "or name a browser's program in CHROMIUM."
+    )
 
 
 def build_pdf(html: Path = HTML) -> Path:
@@ -98,7 +101,8 @@ def one_page(html: Path) -> str:
     return (
         f'<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{escape(config["title"])}</title>'
         f"{''.join(_head(head, html.name, toc['root']))}</head><body>"
-        f'<header><p class="title">{_title(root)}</p><p>{escape(config["title"])} {__version__}</p><p>{escape(config["author"])}</p></header>'
+        f'<header><p class="title">{_title(root)}</p>'
+        f'<p>{escape(config["title"])} {__version__}</p><p>{escape(config["author"])}</p></header>'
         f'<nav><h2>Contents</h2>{"".join(contents)}</nav><main class="bd-content bd-article">{"".join(body)}</main></body></html>'
     )
 

@@ -84,6 +84,7 @@ def test_controls_have_names_and_code_opens_in_the_language_of_the_page(open_pag
     page, _ = open_page(f"{widget_book.as_uri()}/widgets.html")
     page.get_by_role("slider", name="Larghezza").wait_for()
     assert barriers(page) == []
+    expect(page.get_by_role("heading").get_by_title("Link diretto")).to_have_count(1)
     page.get_by_text("Mostra il codice").click()
     expect(page.get_by_text("ipywidgets.SelectionSlider")).to_be_visible()
     expect(page.get_by_text("Nascondi il codice")).to_be_visible()
