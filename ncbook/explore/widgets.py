@@ -69,7 +69,7 @@ def _choice(kind: type[Widget], label: str, options: Mapping[str, Any], start: s
 
 def follow(picture: Callable[..., str], *choices: Choice) -> Widget:
     """What `picture(value, ...)` gives as HTML for the values chosen, each drawn once, now; at most one at a time is in the page."""
-    layout = Layout(width="auto")  # one for all: each widget's own would add 2 kB to the page
+    layout = Layout(width="auto", flex="1 1 auto")  # one for all: each widget's own would add 2 kB to the page
 
     def level(chosen: tuple[Any, ...], rest: tuple[Choice, ...]) -> Widget:
         if not rest:
