@@ -73,6 +73,8 @@ def test_the_collapse_explorer_reads_off_at_every_threshold_what_the_runs_say(op
         shows(text, thresholds[-1])
     threshold.press("Home")
     shows(text, thresholds[0])
+    course, marks = (drawing.bounding_box() for drawing in explorer.get_by_role("img").all())
+    assert course == marks  # the marks lie on the curves that they belong to
     assert faults == []
     page.close()
 

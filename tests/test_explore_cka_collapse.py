@@ -106,8 +106,8 @@ def test_marks_lie_on_the_recorded_points_of_the_curves(tables):
     assert len(circles) == 2
     for circle in circles:
         assert min(np.hypot(x - circle[0], y - circle[1]) for x, y in vertices) < 0.15
-    ((_, left, _, right),) = shapes(r'd="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)" stroke="#333333"', marks)
-    assert left == right == circles[0][1]
+    ((_, left, _, right),) = shapes(r'd="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)" fill="none" stroke="#333"', marks)
+    assert left == right == pytest.approx(circles[0][1])
 
 
 def test_a_run_that_diverges_is_shown_as_far_as_it_goes():

@@ -1,6 +1,5 @@
 """The collapse explorer: NC1 and the feature norm over the epochs, and T_NC and fn* read off at any threshold of NC1."""
 
-import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ncbook.explore.svg import path, svg, through
 from ncbook.explore.widgets import drawing, dropdown, explorer, follow, slider
 from ncbook.fn import plots, sweeps
 from ncbook.fn.experiments import MARGIN, SHALLOW_THRESHOLD, THRESHOLD
@@ -166,17 +166,12 @@ def _rows(found: pd.DataFrame, by: str, label: Callable[[Any], str] = str) -> li
 
 def _marks(picture: _Picture, threshold: float, found: pd.DataFrame, alt: str) -> str:
     nc1, norm = picture.figure.axes
-    shapes = [_line(*(picture.place(nc1, x, threshold) for x in nc1.get_xlim()), "#333333")]
+    dotted = {"stroke_width": "1.3", "stroke_dasharray": "1.3 3"}
+    across = [picture.place(nc1, x, threshold) for x in nc1.get_xlim()]
+    parts = [path(through(*zip(*across)), stroke="#333", **dotted)]
     for run in found[~found["censored"]].to_dict("records"):
         color = picture.colors[run[picture.shown.by]]
-        ends = picture.place(nc1, run["T_NC"], threshold), picture.place(norm, run["T_NC"], run["fn_star"])
-        shapes.append(_line(*ends, color))
-        shapes += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="none" stroke="{color}" stroke-width="2"/>' for x, y in ends]
-    width, height = (72 * inches for inches in picture.figure.get_size_inches())
-    frame = f'viewBox="0 0 {width:g} {height:g}" style="width:{width:g}pt;max-width:100%;height:auto"'
-    return f'<svg class="drawing" role="img" aria-label="{html.escape(alt)}" {frame}>{"".join(shapes)}</svg>'
-
-
-def _line(start: tuple[float, float], end: tuple[float, float], color: str) -> str:
-    (x1, y1), (x2, y2) = start, end
-    return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{color}" stroke-width="1.3" stroke-dasharray="1.3 3"/>'
+        ends = [picture.place(nc1, run["T_NC"], threshold), picture.place(norm, run["T_NC"], run["fn_star"])]
+        parts.append(path(through(*zip(*ends)), stroke=color, **dotted))
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="none" stroke="{color}" stroke-width="2"/>' for x, y in ends]
+    return svg(*(72 * picture.figure.get_size_inches()), alt, *parts, ground="none")

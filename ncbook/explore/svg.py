@@ -17,10 +17,10 @@ FONT = "DejaVu Sans,Verdana,sans-serif"
 _GRID, _INK, _TICK = "#e0e0e0", "#000", 4
 
 
-def svg(width: float, height: float, alt: str, *parts: str) -> str:
-    """A drawing as HTML, at most `width` wide; alt: what it shows in words, main numbers included."""
-    style = f"width:100%;max-width:{width:g}pt;height:auto;font:11px {FONT};stroke-linejoin:round"
-    ground = f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>'
+def svg(width: float, height: float, alt: str, *parts: str, ground: str = "#fff") -> str:
+    """A drawing as HTML, at most `width` wide; alt: what it shows in words, main numbers included; ground: its colour, or none."""
+    style = f"width:{width:g}pt;max-width:100%;height:auto;font:11px {FONT};stroke-linejoin:round"
+    ground = f'<rect width="{width:g}" height="{height:g}" fill="{ground}"/>'
     return (
         f'<svg class="drawing" role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" style="{style}">'
         f"{ground}{''.join(parts)}</svg>"
