@@ -99,7 +99,6 @@ def _prediction_specs(experiments: list[str], data: str, subset: int, switch: in
 CHAPTERS = {
     chapter.name: chapter
     for chapter in (
-        Chapter("front", "The first page and its figure", ROOT / "notebooks" / "front_page.ipynb", _front_specs),
         Chapter("exp1", "Test error and neural collapse over the parameters", ROOT / "notebooks" / "exp1_model_wise.ipynb", exp1_specs),
         Chapter("exp2", "Test error and neural collapse over the epochs", ROOT / "notebooks" / "exp2_epoch_wise.ipynb", exp2_specs),
         Chapter("exp3", "Neural collapse and the feature dimension", ROOT / "notebooks" / "exp3_feature_dim.ipynb", exp3_specs),
@@ -124,6 +123,7 @@ CHAPTERS = {
         Chapter("fn_predictor", "The predictor: does the norm tell?", ROOT / "notebooks" / "fn_predictor.ipynb", _prediction_specs),
         Chapter("explore_collapse", "Explorer: the onset at any threshold", ROOT / "notebooks" / "explore_collapse.ipynb", _prediction_specs),
         Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", ROOT / "notebooks" / "fn_equilibrium.ipynb", fn_equilibrium_specs),
+        Chapter("front", "The first page and its figure", ROOT / "notebooks" / "front_page.ipynb", _front_specs),
     )
 }
 
