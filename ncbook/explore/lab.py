@@ -34,7 +34,7 @@ threading.Thread(target=stop_when_told, daemon=True).start()
 from ncbook.cli import main
 main(prog_name="ncbook")
 """
-"""The command line, which takes the end of its input for Ctrl-C: so it stops, on every system, when it is told to and when the kernel ends."""
+"""The command line, which takes the end of its input for Ctrl-C: so it stops when it is told to, on any system, and when the kernel ends."""
 
 _PROGRESS = re.compile(r"(?:(\w+):)?\s*(\d+)%\s*\|.*\|\s*(.*)")
 
@@ -113,11 +113,12 @@ class Job(ipywidgets.VBox):
         if self._stopped:
             raise JobError("Stopped. What was trained is kept: the next run goes on from there.")
         if self._process.returncode:
-            faults = [line.removeprefix("Error: ") for line in said.splitlines() if line.startswith("Error: ")]
-            raise JobError(faults[-1] if faults else f"It ended with {said.strip().splitlines()[-1:] or 'no word'}.")
+            lines = [line for line in said.splitlines() if line.strip()] or ["It ended without a word."]
+            faults = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
+            raise JobError(faults[-1] if faults else lines[-1])
 
     def _show(self, said: str) -> None:
-        """How far the last progress bar has come, if the last line is one: that of the training, which has no name, or that of the cells."""
+        """How far the progress bar has come, if the last line is one: that of the training, which has no name, or that of the cells."""
         if (found := _PROGRESS.fullmatch(said.rstrip().splitlines()[-1] if said.strip() else "")) and not self._stopped:
             name, percent, rest = found.groups()
             self.bar.value = float(percent)
