@@ -9,7 +9,7 @@ book: .venv/installed  ## execute what is out of date, build the pages, say wher
 	@$(BIN)/ncbook build
 
 lab: .venv/installed  ## chapters and explorers to play with, in JupyterLab
-	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/explore.ipynb
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. notebooks/explore.ipynb
 
 pdf: .venv/installed  ## the pages, and all of them as one PDF, which needs Chromium; say where they are
 	@$(BIN)/ncbook build --pdf
