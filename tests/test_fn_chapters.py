@@ -141,6 +141,6 @@ def test_layers_are_compared_by_their_squared_norms_with_biases():
     states = [{20: plain | {"classifier.weight": weight}} for weight in (np.ones((5, 2)), np.ones(5))]
     runs = [Run(spec, {}, np.array([20]), {}, state) for spec, state in zip(specs, states)]
     balanced = settled.balance(runs)
-    assert balanced["factor"].tolist() == [1, 2] and balanced["$(W_5, b_5)$"].tolist() == [10, 10] and balanced["$W$"].tolist() == [10, 5]
+    assert balanced["factor"].tolist() == [1, 2] and balanced["$W_5$"].tolist() == [10, 10] and balanced["$W$"].tolist() == [10, 5]
     header, rows = settled.balance_table(balanced)
     assert len(header) == len(rows[0]) == 9 and rows[1][-1] == "2.00" and rows[1][0] == "λ = 10⁻³, rate 10⁻³"

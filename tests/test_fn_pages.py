@@ -113,6 +113,7 @@ def test_settings_are_ranked_by_their_distance_in_logarithms():
     assert "number 3 of the 3" in texts["choice"] and texts["search"].startswith("Of 4 settings, 3 collapsed")
     assert texts["fitting"].startswith("2 settings have") and "fn* 0.966 to 1.063" in texts["fitting"]
     assert calibration.setting_rows(table)[2][1] == "**Adam 10⁻³, mean**" and calibration.setting_rows(table)[3][4] == "not reached"
+    assert [row[0] for row in calibration.setting_rows(table)] == ["1", "2", "3", "n/a"]
 
 
 def test_no_setting_fits_where_none_is_near():

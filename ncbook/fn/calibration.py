@@ -77,14 +77,17 @@ def _off(distance: float) -> str:
 
 
 def setting_rows(table: pd.DataFrame) -> list[list[str]]:
-    """Rows for a `pages.numbered_table`: rank, setting (the baseline's bold), fn at epoch 10, fn*, epochs from switch to T_NC, off by."""
+    """Rows for a `pages.numbered_table`: rank where there is a fn*, setting (the baseline's bold), fn at epoch 10, fn*,
+    epochs from switch to T_NC, off by.
+    """
     rows = []
     for rank, row in enumerate(table.to_dict("records"), 1):
         onset = number(row["since_switch"], 1)
         if row["censored"] == row["runs"]:
             onset = "diverged" if row["diverged"] == row["runs"] else "not reached"
         label = f"**{row['setting']}**" if row["chosen"] else row["setting"]
-        rows.append([str(rank), label, number(row["norm_early"], 1), number(row["fn_star"]), onset, _off(row["distance"])])
+        place = str(rank) if math.isfinite(row["distance"]) else MISSING
+        rows.append([place, label, number(row["norm_early"], 1), number(row["fn_star"]), onset, _off(row["distance"])])
     return rows
 
 
@@ -115,7 +118,8 @@ def _choice(table: pd.DataFrame, known: pd.DataFrame) -> str:
         return f"The book's baseline, {setting['setting']}, did not collapse here and has no rank."
     rank = known.index.get_loc(setting.name) + 1
     off = _off(setting["distance"])
-    return f"The book's baseline, {setting['setting']}, is number {rank} of the {len(known)} that have a rank, {off} off."
+    place = "the only one that has a rank" if len(known) == 1 else f"number {rank} of the {len(known)} that have a rank"
+    return f"The book's baseline, {setting['setting']}, is {place}, {off} off."
 
 
 def _fitting(known: pd.DataFrame) -> str:

@@ -121,10 +121,10 @@ def crash_text(courses: pd.DataFrame) -> str:
         return "The records on the two sides of the switch are not all finite."
     moved = "falls" if norms[1] < norms[0] else "rises"
     erred = "rises" if errors[1] > errors[0] else "falls" if errors[1] < errors[0] else "stays"
+    over = f" (means over {counted(len(courses), 'run')})" if len(courses) > 1 else ""
     return (
         f"At the first record after the change of loss the feature norm {moved} from {number(norms[0], 2)} to {number(norms[1], 2)} "
-        f"and the training error {erred} from {percent(round(errors[0], 3))} to {percent(round(errors[1], 3))} "
-        f"(means over {counted(len(courses), 'run')})."
+        f"and the training error {erred} from {percent(round(errors[0], 3))} to {percent(round(errors[1], 3))}{over}."
     )
 
 

@@ -97,7 +97,8 @@ def _returns(halves: pd.DataFrame) -> str:
     parts = []
     for scaling, runs in halves.groupby("scaling", sort=False):
         known = runs["half_life"].dropna()
-        time = f"after {_span(known)} epochs" if len(known) else "in no run"
+        epochs = _span(known) if len(known) else ""
+        time = f"after {epochs} {'epoch' if epochs == '1' else 'epochs'}" if epochs else "in no run"
         missing = f" ({counted(len(runs) - len(known), 'run')} never)" if 0 < len(known) < len(runs) else ""
         parts.append(f"{scaling}: {time}{missing}, the last ratio {_span(runs['last'], 2)}")
     return f"Half of the distance, in logarithms, was first made up: {'; '.join(parts)}."

@@ -182,7 +182,8 @@ def onset_over(
             ax.set_ylabel(MEASURES[value])
             ax.set_xlim(-0.5, len(levels) - 0.5)
             ax.grid(axis="x", visible=False)
-            _axis(ax, log and bool((rows[value].dropna() > 0).all()) and rows[value].notna().any())
+            drawn = rows[value].notna().any() or value in (reported or {})
+            _axis(ax, log and bool((rows[value].dropna() > 0).all()) and drawn)
             if rows[value].isna().all() and value == "fn_star":
                 ax.text(0.5, 0.5, "no run crossed", transform=ax.transAxes, ha="center", va="center", color="0.35")
         axes[-1].set_xticks(range(len(levels)), [label(level) for level in levels])

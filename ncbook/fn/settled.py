@@ -159,14 +159,14 @@ def over_levels(found: pd.DataFrame) -> Figure:
 def balance(runs: Sequence[Run]) -> pd.DataFrame:
     """The squared norm of each layer of an MLP at the end of the run, biases of hidden layers included: equal at every stationary point.
 
-    Columns: weight_decay, lr, seed, (W₁, b₁) ... W, and factor, the largest of them over the least. Runs without kept weights are left out.
+    Columns: weight_decay, lr, seed, W₁ ... W, and factor, the largest of them over the least. Runs without kept weights are left out.
     """
     rows = []
     for run in runs:
         if (state := run.states.get(run.spec.epochs)) is None:
             continue
         hidden = [_square(state, f"hidden.{i}.weight") + _square(state, f"hidden.{i}.bias") for i in range(run.spec.model.depth)]
-        norms = {f"$(W_{i}, b_{i})$": norm for i, norm in enumerate(hidden, 1)} | {"$W$": _square(state, "classifier.weight")}
+        norms = {f"$W_{i}$": norm for i, norm in enumerate(hidden, 1)} | {"$W$": _square(state, "classifier.weight")}
         optimizer, factor = run.spec.optimizer, max(norms.values()) / min(norms.values())
         rows.append({"weight_decay": optimizer.weight_decay, "lr": optimizer.lr, "seed": run.spec.seed, **norms, "factor": factor})
     return labelled(pd.DataFrame(rows, columns=None if rows else ["weight_decay", "lr", "seed", "factor"]))
@@ -179,9 +179,14 @@ def _square(state: Mapping[str, np.ndarray], name: str) -> float:
 def balance_table(balanced: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a numbered table of `balance`."""
     layers = [column for column in balanced if column.startswith("$")]
-    numbers = balanced[[*layers, "factor"]].map(lambda value: number(value, 2)).to_numpy().tolist()
+    numbers = balanced[[*layers, "factor"]].map(_any_size).to_numpy().tolist()
     texts = [[setting, str(seed), *cells] for setting, seed, cells in zip(balanced["setting"], balanced["seed"], numbers)]
     return ["Run", "Seed", *layers, "Largest / least"], texts
+
+
+def _any_size(value: float) -> str:
+    """Two decimals where they say something: `52.74`, `115,377`, `4·10⁻⁷`."""
+    return power(float(f"{value:.1g}")) if 0 < value < 0.01 else number(value, 2 if value < 1000 else 0)
 
 
 def _balanced(balanced: pd.DataFrame) -> str:
@@ -189,8 +194,8 @@ def _balanced(balanced: pd.DataFrame) -> str:
     if factors.empty:
         return "No run kept finite weights: whether their layers are balanced is not known."
     least, most = factors.iloc[0], factors.iloc[-1]
-    text = f"The largest squared norm of a layer is {number(least['factor'], 2)} times the least at {least['setting']}"
-    return text + (f" and {number(most['factor'], 2)} times at {most['setting']}." if len(factors) > 1 else ".")
+    text = f"The largest squared norm of a layer is {_any_size(least['factor'])} times the least at {least['setting']}"
+    return text + (f" and {_any_size(most['factor'])} times at {most['setting']}." if len(factors) > 1 else ".")
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:
@@ -235,7 +240,7 @@ def _foretold(ends: pd.DataFrame) -> str:
     for decay, runs in others.groupby("weight_decay"):
         measured, foretold = runs["final"].mean(), runs["predicted"].iloc[0]
         off = f", {percent(round(measured / foretold - 1, 3), sign=True)} from it" if foretold else ""
-        parts.append(f"at λ = {power(decay)} {number(foretold)} is foretold and {number(measured)} measured{off}")
+        parts.append(f"at λ = {power(decay)}, {number(foretold)} is foretold and {number(measured)} measured{off}")
     return f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}."
 
 
@@ -255,7 +260,7 @@ def _star(ends: pd.DataFrame) -> str:
     if ratios.empty:
         return "No run collapsed: there is no fn* to set beside a final norm."
     above, below = int((ratios > 1 + NEAR).sum()), int((ratios < 1 - NEAR).sum())
-    kinds = {"above it": above, "below it": below, "equal to it": len(ratios) - above - below}
+    kinds = {"above it": above, "below it": below, "at it": len(ratios) - above - below}
     counts = listing(f"{count} {'lies' if count == 1 else 'lie'} {words}" for words, count in kinds.items() if count)
     return (
         f"fn* is {number(ratios.min(), 2)} to {number(ratios.max(), 2)} times the norm at the end of the run; "

@@ -183,7 +183,7 @@ def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
     spread = spread_over_conditions(onsets, [factor.column])
     time, norm = (percent_with_interval(value) for value in (spread.onset, spread.norm))
     scatter = "the unknown scatter of seeds included" if math.isnan(spread.norm_within) else "less the scatter of seeds"
-    moved = f"the time to collapse by {time} and fn* by {norm}"
+    moved = f"the time to collapse varies by {time} and fn* by {norm}"
     return f"over the levels that collapsed, {moved} (standard deviations of logarithms, {scatter})"
 
 
