@@ -200,32 +200,48 @@ class Form(ipywidgets.VBox):
             self.given, self.cost.value = given, text(str(cost))
 
 
-class ChapterLab(ipywidgets.VBox):
-    """Any chapter with any parameters: its cost, a run, and what differs from the published chapter."""
+class FormLab(ipywidgets.VBox):
+    """What labs share: the form of a chapter in its `place`, and a `job` whose end may change what the form says."""
+
+    form: Form
 
     def __init__(self) -> None:
-        titles = [(f"{chapter.name}: {chapter.title}", chapter) for chapter in CHAPTERS.values()]
-        self.chapter = ipywidgets.Dropdown(options=titles, value=CHAPTERS["exp1"], description="Chapter", **WIDE)
-        self.run = ipywidgets.Button(description="Run", icon="play", button_style="primary")
-        self.job, self.place, self.result = Job(), ipywidgets.VBox(), ipywidgets.VBox()
-        self.chapter.observe(lambda _: self._choose(), "value")
+        self.job, self.place = Job(), ipywidgets.VBox()
         self.job.observe(lambda _: self._changed(), "busy")
-        self.run.on_click(lambda _: self.start())
-        super().__init__([self.chapter, self.place, self.run, self.job, self.result])
-        self._choose()
+        super().__init__()
 
-    def _choose(self) -> None:
-        self.form = Form(self.chapter.value)
-        self.form.observe(lambda _: self._ready(), "given")
+    def offer(self, chapter: Chapter, first: Mapping[str, Any] | None = None) -> None:
+        """Puts a new form in its place; arguments as those of `Form`."""
+        self.form = Form(chapter, first)
+        self.form.observe(lambda _: self.ready(), "given")
         self.place.children = [self.form]
-        self._ready()
+        self.ready()
+
+    def ready(self) -> None:
+        """Enables the buttons that can be pressed now."""
+        raise NotImplementedError
 
     def _changed(self) -> None:
         if not self.job.busy:
             self.form.estimate()
-        self._ready()
+        self.ready()
 
-    def _ready(self) -> None:
+
+class ChapterLab(FormLab):
+    """Any chapter with any parameters: its cost, a run, and what differs from the published chapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        titles = [(f"{chapter.name}: {chapter.title}", chapter) for chapter in CHAPTERS.values()]
+        self.chapter = ipywidgets.Dropdown(options=titles, value=CHAPTERS["exp1"], description="Chapter", **WIDE)
+        self.run = ipywidgets.Button(description="Run", icon="play", button_style="primary")
+        self.result = ipywidgets.VBox()
+        self.chapter.observe(lambda _: self.offer(self.chapter.value), "value")
+        self.run.on_click(lambda _: self.start())
+        self.children = [self.chapter, self.place, self.run, self.job, self.result]
+        self.offer(self.chapter.value)
+
+    def ready(self) -> None:
         self.run.disabled = self.job.busy or self.form.given is None
 
     def start(self) -> Thread:

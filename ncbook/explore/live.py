@@ -14,7 +14,7 @@ from ncbook.chapters import chapter_specs, find_chapter
 from ncbook.data import load
 from ncbook.explore import cka, collapse
 from ncbook.explore.dimension import dimension_explorer
-from ncbook.explore.lab import WIDE, Form, Job
+from ncbook.explore.lab import WIDE, FormLab
 from ncbook.explore.width import width_explorer
 from ncbook.fn.experiments import BASELINE
 from ncbook.representations import probe
@@ -164,38 +164,31 @@ EXPLORERS = {
 }
 
 
-class ExplorerLab(ipywidgets.VBox):
+class ExplorerLab(FormLab):
     """An explorer, the runs that it shows, and a form to train others for it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._runs: dict[str, Run] = {}
         self.explorer = ipywidgets.Dropdown(options=EXPLORERS, description="Explorer", **WIDE)
         self.runs = ipywidgets.Dropdown(description="Runs", **WIDE)
         self.show = ipywidgets.Button(description="Show", icon="eye", button_style="primary")
         self.train = ipywidgets.Button(description="Train and show", icon="play", button_style="primary")
-        self.job, self.place, self.view = Job(), ipywidgets.VBox(), ipywidgets.VBox()
+        self.view = ipywidgets.VBox()
         self.explorer.observe(lambda _: self._choose(), "value")
-        self.job.observe(lambda _: self._changed(), "busy")
         self.show.on_click(lambda _: self.job.start({}, then=self.draw))
         self.train.on_click(lambda _: self.start())
         new = ipywidgets.Accordion([ipywidgets.VBox([self.place, self.train])], titles=["Or train new networks"])
-        super().__init__([self.explorer, self.runs, self.show, new, self.job, self.view])
+        self.children = [self.explorer, self.runs, self.show, new, self.job, self.view]
         self._choose()
 
     def _choose(self) -> None:
         chosen = self.explorer.value
-        self.form = Form(find_chapter(chosen.chapter), chosen.small)
-        self.form.observe(lambda _: self._ready(), "given")
-        self.place.children, self.view.children = [self.form], []
+        self.view.children = []
         self.refresh()
-        self._ready()
+        self.offer(find_chapter(chosen.chapter), chosen.small)
 
-    def _changed(self) -> None:
-        if not self.job.busy:
-            self.form.estimate()
-        self._ready()
-
-    def _ready(self) -> None:
+    def ready(self) -> None:
         self.train.disabled = self.job.busy or self.form.given is None
         self.show.disabled = self.job.busy or self.runs.value is None
 
