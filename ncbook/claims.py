@@ -8,7 +8,7 @@ border decides nothing.
 import functools
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,13 +168,15 @@ class Found:
 class Result:
     """A claim, measured and judged.
 
-    cases: those of each of the claim's checks, empty where there are no runs. found: None if the claim reads none.
+    cases: those of each of the claim's checks, empty where there are no runs. found: None if the claim reads none. short: the chapters
+    whose runs, taken alone, do not suffice.
     """
 
     claim: Claim
     cases: tuple[tuple[Case, ...], ...]
     found: Found | None
     verdict: str
+    short: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """How many cases held, failed and are undecided."""
@@ -227,22 +229,31 @@ def evaluate(claims: Iterable[Claim], store: Store | None = None, given: Mapping
     shared: dict[frozenset[str], Evidence] = {}
     results = []
     for claim in claims:
-        specs = {spec.key: spec for reads in claim.reads for spec in reads.specs(given.get(reads.chapter))}
-        present = [key for key in specs if key in store]
+        read = [(reads.chapter, dict.fromkeys(spec.key for spec in reads.specs(given.get(reads.chapter)))) for reads in claim.reads]
+        wanted = dict.fromkeys(key for _, keys in read for key in keys)
+        present = [key for key in wanted if key in store]
         if (keys := frozenset(present)) not in shared:
             shared[keys] = Evidence([store.load(key) for key in present])
         evidence = shared[keys]
         measurable = evidence.runs or not claim.reads
         cases = tuple(_cases(check, evidence) if measurable else () for check in claim.checks)
-        found = _found(len(specs), evidence, claim.scale) if claim.scale else None
+        found = _found(len(wanted), evidence, claim.scale) if claim.scale else None
         if not claim.checks:
             verdict = NOT_TESTABLE
         elif found and claim.scale and not reaches(found, claim.scale):
             verdict = NOT_YET
         else:
             verdict = judge(case.outcome for check in cases for case in check)
-        results.append(Result(claim, cases, found, verdict))
+        results.append(Result(claim, cases, found, verdict, tuple(_short(claim.scale, read, evidence)) if claim.scale else ()))
     return results
+
+
+def _short(scale: Scale, read: Iterable[tuple[str, Collection[str]]], evidence: Evidence) -> Iterator[str]:
+    """The chapters whose own runs, given by their keys, do not suffice."""
+    for chapter, keys in read:
+        runs = [run for run in evidence.runs if run.spec.key in keys]
+        if not reaches(_found(len(keys), Evidence(runs), scale), scale):
+            yield chapter
 
 
 def _cases(check: Check, evidence: Evidence) -> tuple[Case, ...]:

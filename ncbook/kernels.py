@@ -1,4 +1,4 @@
-"""The two operations in which a stack of 1-D networks spends its time: a width-3 convolution, and batch norm with ReLU.
+"""The operations in which a stack of 1-D networks spends its time: a width-3 convolution, batch norm with ReLU, and max pooling.
 
 Activations are `[members, channels, positions, batch]`: a channel of a member is one contiguous row, which stays in cache from batch
 norm's first pass to its second, and the batch fills the vector registers however narrow the network is.
@@ -6,7 +6,7 @@ norm's first pass to its second, and the batch fills the vector registers howeve
 On the CPU the convolution is Winograd's F(4, 3): four outputs from six products instead of twelve (Lavin & Gray 2016, "Fast algorithms
 for convolutional neural networks"; exact in real arithmetic), done tile by tile with the vector loops of `ncbook.vector`.
 All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
-`conv3` and `batch_norm_relu` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
+`conv3`, `batch_norm_relu` and `max_pool` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
 """
 
 import numba
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
+from torch.nn.functional import max_pool2d, pad
 
 from ncbook.vector import LINE_BYTES, multiply, transform, transpose
 
@@ -83,6 +83,14 @@ def batch_norm_relu_plain(
     return torch.relu(out).to(x.dtype), mean.detach(), var.detach()
 
 
+def max_pool(x: Tensor) -> Tensor:
+    """Maximum of neighbouring positions, an even number of them: `[members, channels, positions, batch]`, half as many positions after.
+
+    Of two equal values the first takes the gradient.
+    """
+    return _MaxPool.apply(x) if _has_kernel(x) else max_pool2d(x, (2, 1))
+
+
 def _has_kernel(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 
@@ -145,6 +153,23 @@ class _BatchNormReLU(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, grad_residual if ctx.has_residual else None, None
 
 
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        return torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        grad_x, batch = torch.empty_like(x), x.shape[-1]
+        pairs = (t.detach().numpy().reshape(-1, 2, batch) for t in (x, grad_x))
+        _pool_adjoint(*pairs, grad_out.contiguous().numpy().reshape(-1, batch))
+        return grad_x
+
+
 def _rows(x: Tensor) -> np.ndarray:
     """`[members, channels, positions * batch]`."""
     return x.detach().numpy().reshape(*x.shape[:2], -1)
@@ -169,9 +194,9 @@ def _convolve(x, weight, adjoint, y):
         for start in range(0, positions, _OUTPUTS):
             for c in range(channels):
                 _input_by_line(x, (s, c, start - 1), v, (0, 0, c), lines, start - 1, positions, zeros)
-            for o in range(0, out, 6):
-                size = min(6, out - o)
-                for q in range(lines):
+            for q in range(lines):
+                for o in range(0, out, 6):
+                    size = min(6, out - o)
                     for k in range(_PRODUCTS):
                         multiply(u, (k, o), v, (k, q), m, (k,), size, channels, False)
                     _output_tile(m, (0,), y, (s, o, start, q), size, start, positions, unused)
@@ -248,9 +273,11 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
     """Gradients of `_normalise` with respect to x, residual, weight and bias, given the one with respect to its output."""
     number, zero = x.dtype.type, x.dtype.type(0)
     members, channels, n = x.shape
+    spare = np.empty(n, x.dtype)  # not the row of grad_x: a loop that may write what it reads is not vectorised
     for s in range(members):
         for c in range(channels):
-            grad_row, out_row, row, target, masked = grad[s, c], out[s, c], x[s, c], grad_x[s, c], grad_residual[s, c]
+            grad_row, out_row, row, target = grad[s, c], out[s, c], x[s, c], grad_x[s, c]
+            masked = grad_residual[s, c] if has_residual else spare
             mu, inverse_std = mean[s, c], 1 / np.sqrt(var[s, c] + eps)
             scale = number(weight[s, c] * inverse_std)
             shift = number(bias[s, c] - mu * scale)
@@ -270,3 +297,15 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
             constant = number(-scale * total / n - of_x * mu)
             for q in range(n):
                 target[q] = scale * masked[q] + of_x * row[q] + constant
+
+
+@_jit
+def _pool_adjoint(x, grad_x, grad):
+    """The gradient `[pairs, batch]` of each maximum goes to the greater of its pair in x `[pairs, 2, batch]`."""
+    zero = x.dtype.type(0)
+    for r in range(len(grad)):
+        first, second, slope, to_first, to_second = x[r, 0], x[r, 1], grad[r], grad_x[r, 0], grad_x[r, 1]
+        for q in range(len(slope)):
+            to_first[q] = slope[q] if first[q] >= second[q] else zero
+        for q in range(len(slope)):
+            to_second[q] = slope[q] - to_first[q]

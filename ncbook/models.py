@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, gelu, pad
 
-from ncbook.kernels import batch_norm_relu, conv3
+from ncbook.kernels import batch_norm_relu, conv3, max_pool
 from ncbook.spec import ModelSpec
 
 
@@ -170,9 +170,9 @@ class CNN1D(Stack):
         self.classifier = Linear(members, 2 * width, classes)
 
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = _max_pool(self.bn1(self.conv1(x.mT[:, None])))
+        x = max_pool(self.bn1(self.conv1(x.mT[:, None])))
         yield "conv1", _by_position(x)
-        x = _max_pool(self.bn2(self.conv2(x)))
+        x = max_pool(self.bn2(self.conv2(x)))
         yield "conv2", _by_position(x)
         x = self.bn3(self.conv3(x))
         yield "conv3", _by_position(x)
@@ -181,11 +181,6 @@ class CNN1D(Stack):
         x = x.mean(2).mT
         yield "features", x
         yield "logits", self.classifier(x)
-
-
-def _max_pool(x: Tensor) -> Tensor:
-    """Maximum of neighbouring positions of `[members, channels, positions, batch]`."""
-    return torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
 
 
 def _by_position(x: Tensor) -> Tensor:

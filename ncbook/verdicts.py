@@ -35,7 +35,7 @@ _PHRASES = {
         "no_scale": "non dipende da reti",
         "scale_epochs": "{} epoche",
         "scale_subset": "{} immagini",
-        "scale_switch": "cambio di costo all'epoca {}",
+        "scale_switch": "cambio di costo all’epoca {}",
         "scale_width": "larghezza {}",
         "scale_seeds": "semi: {}",
         "all": "tutte le",
@@ -45,7 +45,7 @@ _PHRASES = {
         "seeds": "i semi sono {} e ne servono {}",
         "subset": "le immagini di addestramento sono {} e ne servono {}",
         "all_images": "le immagini di addestramento sono {} e servono tutte",
-        "switch": "il costo cambia all'epoca {} e non alla {}",
+        "switch": "il costo cambia all’epoca {} e non alla {}",
         "width": "la rete più stretta ha larghezza {} e non {}",
         "one_seed": "il seme è uno solo, dunque senza intervallo, e ne servono {}",
         "command": "per averli {}, poi gli stessi valori come predefiniti",
@@ -115,14 +115,14 @@ _CASE_WORDS = {
         "uncentred": "non centrata",
         "debiased": "corretto",
     },
-    "en": {},
+    "en": {"noisy": "noisy labels", "clean": "clean labels"},
 }
 _MOST_CASES = 4  # that are listed one by one
 
 
 def _in(language: str, italian: str) -> str:
     """A number written the Italian way, in the language."""
-    return italian if language == "it" else italian.translate(str.maketrans(".,−;", ",.-,"))
+    return italian if language == "it" else italian.translate(str.maketrans(".,;", ",.,"))
 
 
 def case_name(case: Case, language: str) -> str:
@@ -138,7 +138,8 @@ def value_text(value: Estimate, language: str) -> str:
     if 0 < abs(value.mean) < 1e-6:
         return "< 10⁻⁶"
     shown = value if value.n or value.low < value.high else Estimate(value.mean, math.nan, math.nan, 0)
-    return _in(language, with_interval(shown, 0 if abs(value.mean) >= 100 else 3))
+    whole = float(value.mean).is_integer() and not math.isfinite(shown.low)
+    return _in(language, with_interval(shown, 0 if whole or abs(value.mean) >= 100 else 3))
 
 
 def criterion_text(criterion: Range, language: str) -> str:
@@ -214,7 +215,7 @@ def _shortfall(result: Result, language: str, command: bool) -> list[str]:
     assert claim.scale and found
     if found.missing:
         missing = words["missing"].format(found.missing, found.total)
-        return [missing, words["trains"].format(_sweeps(claim, []))] if command else [missing]
+        return [missing, words["trains"].format(_sweeps(result.short, []))] if command else [missing]
     parts, arguments = [], []
     for name, least in found.short_of(claim.scale).items():
         has, needed = (_count(value, language) for value in (getattr(found, name), least))
@@ -222,12 +223,11 @@ def _shortfall(result: Result, language: str, command: bool) -> list[str]:
         parts.append(words[phrase].format(*([needed] if phrase == "one_seed" else [has, needed])))
         value = f'"{list(range(int(least)))}"' if name == "seeds" else 0 if least == claims.ALL else int(least)
         arguments.append(f"-p {claim.scale.parameters.get(name, name)} {value}")
-    return [*parts, words["command"].format(_sweeps(claim, arguments))] if command else parts
+    return [*parts, words["command"].format(_sweeps(result.short, arguments))] if command else parts
 
 
-def _sweeps(claim: Claim, arguments: Sequence[str]) -> str:
-    chapters = dict.fromkeys(reads.chapter for reads in claim.reads)
-    return ", ".join(f"`{' '.join(['ncbook sweep', chapter, *arguments])}`" for chapter in chapters)
+def _sweeps(chapters: Iterable[str], arguments: Sequence[str]) -> str:
+    return ", ".join(f"`{' '.join(['ncbook sweep', chapter, *arguments])}`" for chapter in dict.fromkeys(chapters))
 
 
 def _which(result: Result, outcome: str, language: str) -> str:
@@ -289,9 +289,9 @@ def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
 
 
 def _code(text: str) -> str:
-    """Backquoted parts as code."""
+    """Backquoted parts as code, the others with typographic apostrophes, as in the book's prose."""
     parts = text.split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+    return "".join(f"<code>{part}</code>" if i % 2 else part.replace("'", "’") for i, part in enumerate(parts))
 
 
 def tally_table(results: Sequence[Result], language: str, label: str = "verdicts-tally") -> Markdown:

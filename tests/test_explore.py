@@ -202,7 +202,7 @@ def test_each_width_shows_its_own_network(networks):
         for size, picture in zip((2, 4), stack.children, strict=True):
             mine = last[(last["model"] == curve[0]) & (last["width"] == size)]
             if mine.empty:
-                assert picture.value == "<p>Con W = 4 non c'è nessuna rete CNN1D con Adam.</p>"
+                assert picture.value == "<p>Con W = 4 non c’è nessuna rete CNN1D con Adam.</p>"
                 continue
             errors = f"errore di test {number(mine['test_error'].mean())}, di addestramento {number(mine['train_error'].mean())}"
             title = f"{curve_name(*curve)}, W = {size}"

@@ -228,10 +228,10 @@ def test_the_past_of_a_network_is_its_drift(found, seen):
 def test_a_single_seed_has_no_pairs_and_no_interval(networks, points):
     found = cka.similarities([run for run in networks if run.spec.seed == 1], points)
     alone = cka.across_seeds(found, 3, [1, 2, 5]).children[1]
-    assert {picture.value for picture in alone.children[0].children} == {"<p>Fra queste reti non c'è nessuna coppia.</p>"}
+    assert {picture.value for picture in alone.children[0].children} == {"<p>Fra queste reti non c’è nessuna coppia.</p>"}
     controls, stack = cka.across_widths(found, [2, 4], 5).children
     assert controls.children[1].options == ("1 e 1",) and "±" not in stack.children[0].children[0].value
-    assert cka.falling_text(found, []) == "non c'è nessuna coppia"
+    assert cka.falling_text(found, []) == "non c’è nessuna coppia"
     with pytest.raises(ValueError, match="keeps its weights"):
         cka.similarities([], points)
 

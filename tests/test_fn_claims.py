@@ -163,7 +163,7 @@ def test_collapse_and_fit_along_the_run():
     table["nc3_clean"] = np.exp(-0.02 * table["epoch"])
     table["train_error"] = np.where(table["epoch"] < 15, 0.3, 0.0)
     fall = math.exp(-0.02 * (falls_at(0.05) - 10)) - 1
-    assert means("change_to_onset", table, metrics=["nc3_clean"], after=10) == {"NC3 clean": pytest.approx(fall, abs=0.002)}
+    assert means("change_to_onset", table, metrics=["nc3_clean"], after=10) == {"NC3": pytest.approx(fall, abs=0.002)}
     assert means("first_fit", table, error=0.01) == {"all runs": 15}
 
 
@@ -215,7 +215,7 @@ def test_every_quantity_that_falls_short_stands_in_the_reason_and_in_the_command
     scale = {"epochs": 90, "seeds": 3, "subset": 0, "switch": 200, "width": 16, "width_parameter": "resnet_width"}
     claim = claims._claim({**CLAIM, "reads": [{"chapter": "exp1"}, {"chapter": "exp2"}], "scale": scale})
     found = claims.Found(missing=0, total=2, epochs=80, seeds=2, subset=12000, switch=50, width=8)
-    result = claims.Result(claim, (), found, claims.NOT_YET)
+    result = claims.Result(claim, (), found, claims.NOT_YET, ("exp1", "exp2"))
     arguments = '-p epochs 90 -p seeds "[0, 1, 2]" -p subset 0 -p switch 200 -p resnet_width 16'
     assert verdicts.reason_text(result, "en") == (
         "There are 80 epochs and 90 are needed; there are 2 seeds and 3 are needed; there are 12,000 training images and all are needed; "

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.nn.functional import batch_norm, conv1d
+from torch.nn.functional import batch_norm, conv1d, max_pool1d
 
-from ncbook.kernels import batch_norm_relu, batch_norm_relu_plain, conv3, conv3_plain
+from ncbook.kernels import batch_norm_relu, batch_norm_relu_plain, conv3, conv3_plain, max_pool
 
 # members, positions, batch, channels, out: every number of rows that a product leaves over, batches with and without a rest
 SHAPES = [(1, 40, 128, 8, 8), (3, 40, 32, 6, 10), (2, 20, 5, 3, 4), (2, 10, 32, 16, 33), (2, 7, 16, 2, 1), (1, 1, 6, 1, 3), (1, 5, 48, 19, 5)]
@@ -55,6 +55,20 @@ def test_batch_norm_relu_equals_torch(shape, with_residual, function):
     assert torch.allclose(var, x.var((2, 3), correction=0), rtol=0, atol=1e-12)
     for ours, theirs in zip(torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad)):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("shape", [(1, 40, 128, 8), (3, 2, 5, 3)], ids=str)
+def test_max_pool_equals_torch_ties_included(shape, compiled, monkeypatch):
+    members, positions, batch, channels = shape
+    if not compiled:
+        monkeypatch.setattr("ncbook.kernels._has_kernel", lambda x: False)
+    x, grad = tensors((members, channels, positions, batch), (members, channels, positions // 2, batch))
+    x = torch.relu(x.detach()).round(decimals=1).requires_grad_()  # many pairs are equal
+    expected = max_pool1d(x.flatten(0, 1).movedim(-1, 1).flatten(0, 1), 2)
+    expected = expected.unflatten(0, (members * channels, batch)).movedim(1, -1).unflatten(0, (members, channels))
+    assert torch.equal(max_pool(x), expected)
+    assert torch.equal(torch.autograd.grad(max_pool(x), x, grad)[0], torch.autograd.grad(expected, x, grad)[0])
 
 
 def test_batch_norm_survives_a_large_mean_in_float32():

@@ -137,7 +137,7 @@ def falling_text(found: Tables, chosen: Sequence[Pair]) -> str:
         courses = [[table.loc[(*first, layer), (*second, layer)] for layer in STEPS["resnet1d"]] for first, second in chosen]
         counts.append(sum(all(later < earlier for earlier, later in itertools.pairwise(course)) for course in courses))
     if not chosen:
-        return "non c'è nessuna coppia"
+        return "non c’è nessuna coppia"
     biased, debiased = counts
     return f"la CKA scende a ogni strato in {biased} coppie su {len(chosen)}, quella senza distorsione in {debiased}"
 
@@ -181,7 +181,7 @@ def _compared(found: Tables, chosen: Sequence[Pair], seeds: tuple[int, int] | No
     """Layers by layers, of the pair with these seeds, or as the mean over all pairs."""
     chosen = [pair for pair in chosen if seeds in (None, (pair[0].seed, pair[1].seed))]
     if not chosen:
-        return "<p>Fra queste reti non c'è nessuna coppia.</p>"
+        return "<p>Fra queste reti non c’è nessuna coppia.</p>"
     single = len(chosen) == 1
     rows, columns = (f"W = {one.width}, seme {one.seed}" if single else f"W = {one.width}" for one in chosen[0])
     cells = {kind: layers_by_layers(table, chosen) for kind, table in found.items()}
@@ -208,13 +208,13 @@ def _past(found: Tables, width: int, seed: int, layer: str) -> str:
         table = _epochs_by_epochs(found[kind], width, seed, layer)
         epochs, values = list(table.index), table.to_numpy()
         if len(epochs) == 1:
-            return f"<p>Di questa rete c'è una sola fotografia, all'epoca {epochs[0]}.</p>"
+            return f"<p>Di questa rete c’è una sola fotografia, all’epoca {epochs[0]}.</p>"
         cells = [[Estimate(value, math.nan, math.nan, 1) for value in values[i, :i]] for i in range(1, len(epochs))]
         maps.append(_heat_map(f"{title}: {layer}, W = {width}, seme {seed}", "epoca", epochs[1:], epochs[:-1], cells))
         first.append(number(values[-1, 0], 2))
         last.append(number(values[-1, -2], 2))
     words = (
-        f"Fra l'epoca {epochs[0]} e la {epochs[-1]}: {first[0]}, senza distorsione {first[1]}. "
+        f"Fra l’epoca {epochs[0]} e la {epochs[-1]}: {first[0]}, senza distorsione {first[1]}. "
         f"Fra le ultime due fotografie, alle epoche {epochs[-2]} e {epochs[-1]}: {last[0]}, senza distorsione {last[1]}."
     )
     return f"{beside(*maps)}<p>{words}</p>"

@@ -105,7 +105,7 @@ def _turned(first: np.ndarray) -> np.ndarray:
 def geometry_pictures(shape: Geometry | None, title: str, seed: int) -> str:
     """`gram` and `projection` side by side under a line that says what they hold, as HTML."""
     if shape is None:
-        return "<p>L'addestramento è divergente: non c'è una geometria da mostrare.</p>"
+        return "<p>L’addestramento è divergente: non c’è una geometria da mostrare.</p>"
     words = f"Le medie di classe (etichette rumorose, seme {seed}): {cosines_text(shape)}."
     return f"<p>{words}</p>{beside(gram(shape, title), projection(shape, title))}"
 
@@ -113,7 +113,7 @@ def geometry_pictures(shape: Geometry | None, title: str, seed: int) -> str:
 def cosines_text(shape: Geometry) -> str:
     """The cosines in words."""
     least, most = (number(value, 2) for value in (shape.apart.min(), shape.apart.max()))
-    return f"coseni fra due classi da {least} a {most}; quello dell'ETF è {number(shape.simplex, 2)}"
+    return f"coseni fra due classi da {least} a {most}; quello dell’ETF è {number(shape.simplex, 2)}"
 
 
 def gram(shape: Geometry, title: str) -> str:
@@ -172,7 +172,7 @@ def projection(shape: Geometry, title: str) -> str:
     words = [
         f"tiene il {held} della varianza fra le medie",
         f"numeri: medie di classe; segni: {len(points)} punti;",
-        "croci: punti con l'etichetta cambiata",
+        "croci: punti con l’etichetta cambiata",
     ]
     plot.parts += [text(38, 334 + 16 * line, one) for line, one in enumerate(words)]
     alt = f"{title}: {len(points)} punti e le medie di classe in un piano che tiene il {held} della varianza fra le medie."

@@ -31,7 +31,7 @@ def width_explorer(runs: Sequence[Run]) -> VBox:
     def picture(curve: tuple[str, str], width: int) -> str:
         run = first.get((*curve, width))
         if run is None:
-            return f"<p>Con W = {width} non c'è nessuna rete {curve_name(*curve)}.</p>"
+            return f"<p>Con W = {width} non c’è nessuna rete {curve_name(*curve)}.</p>"
         title = f"{curve_name(*curve)}, W = {width}"
         along, mine = (means[(means[CURVE] == curve).all(axis=1)] for means in (over_widths, over_epochs))
         mine = mine[mine["width"] == width]
@@ -63,10 +63,10 @@ def _curve(run: Run) -> tuple[str, str]:
 def _place(width: int, peak: int | None) -> str:
     """Where a width stands on its curve."""
     if peak is None:
-        return "La curva dell'errore di test non ha un picco interno."
+        return "La curva dell’errore di test non ha un picco interno."
     if width == peak:
-        return "È il picco interno della curva dell'errore di test."
-    return f"Il picco interno della curva dell'errore di test è a W = {peak}: questa rete sta {'prima' if width < peak else 'oltre'}."
+        return "È il picco interno della curva dell’errore di test."
+    return f"Il picco interno della curva dell’errore di test è a W = {peak}: questa rete sta {'prima' if width < peak else 'oltre'}."
 
 
 def width_texts(runs: Sequence[Run]) -> dict[str, str]:

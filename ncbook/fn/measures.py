@@ -286,7 +286,7 @@ def change_to_onset(evidence: Evidence, metrics: Sequence[str], after: int) -> C
             moments = (run["switch"] + after, run["T_NC"])
             start, end = np.interp(moments, history["epoch"].astype(float), history[metric].astype(float))
             values.append(end / start - 1 if moments[0] < moments[1] and start > 0 else math.nan)
-        cases[short(metric)] = estimate(values)
+        cases[short(metric).removesuffix(" clean")] = estimate(values)
     return cases
 
 

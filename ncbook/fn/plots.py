@@ -3,6 +3,7 @@
 Runs end at different epochs, so that trajectories are drawn run by run, never as a mean whose members change along the way.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ _SWITCH, _THRESHOLD, _PAPER = (0, (4, 2)), ":", "-."
 
 
 def _point(value: float, _: int | None = None) -> str:
+    if 0 < value < 1e-3 and math.isclose(value, 10.0 ** (power := round(math.log10(value)))):
+        return f"$10^{{{power}}}$"
     return f"{value:g}".replace("-", "−")
 
 

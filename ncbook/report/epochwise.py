@@ -187,7 +187,7 @@ def level_rows(runs: pd.DataFrame) -> list[list[str]]:
 def in_band_text(low: float, high: float) -> str:
     """How the range of an error, `low` to `high`, lies to `REPORT_LATE`."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"senza misure dopo l'epoca {LATE}"
+        return f"senza misure dopo l’epoca {LATE}"
     least, most = REPORT_LATE
     band = f"fascia {number(least, 2)}–{number(most, 2)} del report"
     if least <= low and high <= most:
@@ -231,7 +231,7 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
     texts["late_differences"] = (
         differences_text([(f"W = {width}", value) for width, values in levels.items() for value in values])
         if any(levels.values())
-        else (only if not others else f"nessuna misura dopo l'epoca {LATE}")
+        else (only if not others else f"nessuna misura dopo l’epoca {LATE}")
     )
     theirs = points.pivot(index="epoch", columns="width", values="value")
     narrow, wide = theirs.columns.min(), theirs.columns.max()

@@ -60,6 +60,6 @@ def texts() -> dict[str, str]:
         "best_critical": number(spike.min()[12], 2),
         "noise_nc1": number(simplex.collapsed_nc1_closed(0.18, CLASSES), 2),
         "drift_end": number(max(deep), 0),
-        "drift_lowest": f"{number(deep[lowest], 2)} all'epoca {number(lowest, 0)}",
+        "drift_lowest": f"{number(deep[lowest], 2)} all’epoca {number(lowest, 0)}",
         "drift_last": number(deep[max(deep)], 2),
     }

@@ -173,7 +173,7 @@ def drift_texts(means: pd.DataFrame, epochs: int) -> dict[str, str]:
     elif still:
         said = f"supera 0,05 in {listing(still)}: lì la rappresentazione si sta ancora riorganizzando"
     else:
-        said = "non supera 0,05 in nessuno strato: nell'ultimo tratto nessuna rappresentazione si è riorganizzata di molto"
+        said = "non supera 0,05 in nessuno strato: nell’ultimo tratto nessuna rappresentazione si è riorganizzata di molto"
     return {
         "drift_first": number(ends[0], 0),
         "drift_last": number(ends[-1], 0),
@@ -229,10 +229,10 @@ def almost_only_text(shares: pd.DataFrame) -> str:
         return "nessuna rete collassa, e la domanda non si pone"
     count = int((mine >= 0.9).all(axis=1).sum())
     if count == len(mine):
-        return "in tutte le reti l'ultimo strato fa almeno nove decimi del collasso, con ogni misura"
+        return "in tutte le reti l’ultimo strato fa almeno nove decimi del collasso, con ogni misura"
     if count == 0:
-        return "in nessuna rete l'ultimo strato fa nove decimi del collasso con ogni misura"
-    return f"l'ultimo strato fa almeno nove decimi del collasso, con ogni misura, in {count} reti su {len(mine)}"
+        return "in nessuna rete l’ultimo strato fa nove decimi del collasso con ogni misura"
+    return f"l’ultimo strato fa almeno nove decimi del collasso, con ogni misura, in {count} reti su {len(mine)}"
 
 
 def readout_texts(layers: pd.DataFrame, last: pd.DataFrame) -> dict[str, str]:
