@@ -52,8 +52,11 @@ def listing(items: Iterable) -> str:
 
 
 def with_interval(value: Estimate, digits: int = 3, *, sign: bool = False) -> str:
-    """`0,153 [0,140; 0,166]`; the mean alone where there is no interval. Small values get more than `digits` places: two that count."""
-    if size := max((abs(part) for part in value[:3] if math.isfinite(part)), default=0):
+    """`0,153 [0,140; 0,166]`; the mean alone where there is no interval. Small values get more than `digits` places: two that count.
+
+    No places: whole numbers.
+    """
+    if digits and (size := max((abs(part) for part in value[:3] if math.isfinite(part)), default=0)):
         digits = min(max(digits, 1 - math.floor(math.log10(size))), 6)
     mean = number(value.mean, digits, sign=sign)
     if not math.isfinite(value.low):
