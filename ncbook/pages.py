@@ -24,9 +24,11 @@ ONE_SEED = "un solo seme, nessun intervallo"
 
 
 def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
-    """A number with decimal comma, points between thousands and a true minus; `n.d.` if it is not finite."""
-    if not math.isfinite(value):
+    """A number with decimal comma, points between thousands and a true minus; ∞ as such, `n.d.` where there is none."""
+    if math.isnan(value):
         return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     text = f"{value:{'+' if sign else ''},.{digits}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("+-")
