@@ -111,7 +111,7 @@ def test_epochs_are_medians_with_ranges_and_say_who_never_comes():
         (0.08, 0.13, "esce dalla fascia 0,07–0,10 del report"),
         (0.11, 0.13, "sta tutto sopra la fascia 0,07–0,10 del report"),
         (0.01, 0.06, "sta tutto sotto la fascia 0,07–0,10 del report"),
-        (math.nan, math.nan, "senza misure dopo l'epoca 200"),
+        (math.nan, math.nan, "senza misure dopo l’epoca 200"),
     ],
 )
 def test_the_band_is_worded_by_the_range(low, high, words):
