@@ -20,6 +20,7 @@ from ncbook.chapters import (
 )
 from ncbook.experiments import exp1_specs
 from ncbook.spec import SpecError
+from ncbook.store import Store
 
 EXP1 = dict(widths=[4, 8], models=["resnet1d", "cnn1d"], optimizers=["sgd", "adam"], epochs=5, seeds=[0, 1], label_noise=0.2, noise_seed=3)
 PARAMETERS = """\
@@ -192,3 +193,10 @@ def test_nothing_runs_with_an_impossible_spec_or_over_the_source(untrained, tmp_
     with pytest.raises(ChapterError, match=r"^out='.*' holds the notebook's source, which would be overwritten: choose another folder\.$"):
         execute(untrained, {}, untrained.notebook.parent)
     assert untrained.notebook.read_bytes() == source
+
+
+def test_the_book_holds_the_runs_that_its_chapters_need_and_no_others():
+    needed = {spec.key for chapter in CHAPTERS.values() for spec in chapter_specs(chapter, {})}
+    files = list(Store().published.iterdir())
+    assert {path.name for path in files} == {f"{key}.npz" for key in needed}
+    assert sum(path.stat().st_size for path in files) < 25e6
