@@ -138,7 +138,7 @@ def value_text(value: Estimate, language: str) -> str:
     if 0 < abs(value.mean) < 1e-6:
         return "< 10⁻⁶"
     shown = value if value.n or value.low < value.high else Estimate(value.mean, math.nan, math.nan, 0)
-    whole = all(math.isnan(part) or float(part).is_integer() for part in shown[:3])
+    whole = all(math.isnan(part) or math.isfinite(part) and math.isclose(part, round(part)) for part in shown[:3])
     return _in(language, with_interval(shown, 0 if whole or abs(value.mean) >= 100 else 3))
 
 

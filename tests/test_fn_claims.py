@@ -171,7 +171,7 @@ def test_arithmetic():
     found = MEASURES["implied_effect"].function(None, value=[2.9, 3.1], over=[1.0, 1.0])["reported numbers"]
     assert found == pytest.approx((2, 1.9, 2.1, 0))
     assert verdicts.value_text(found, "en") == "2.000 [1.900, 2.100]" and verdicts.value_text(found, "it") == "2,000 [1,900; 2,100]"
-    for width, text in [(Estimate(24, math.nan, math.nan, 1), "24"), (Estimate(6, 6, 6, 3), "6 [6, 6]"), (Estimate(6, 5.5, math.inf, 3), "6.000 [5.500, ∞]")]:
+    for width, text in [(Estimate(math.exp(math.log(24)), math.nan, math.nan, 1), "24"), (Estimate(6, 6, 6, 3), "6 [6, 6]"), (Estimate(6, 5.5, math.inf, 3), "6.000 [5.500, ∞]")]:
         assert verdicts.value_text(width, "en") == text  # a count
     for effect, width in ((0.5, 3.2 / 1.5 - 2), (1.0, 1.6 - 2)):
         found = MEASURES["common_base"].function(None, values=[[2.0, 2.2], [3.0, 3.2]], effects=[[0.0, 0.0], [effect, effect]])
