@@ -152,7 +152,7 @@ def test_beside_report_pairs_points_and_leaves_out_the_hidden_one():
         (-0.0001, 2, True, "0,00"),
         (12345.6, 1, False, "12.345,6"),
         (np.nan, 3, False, "n.d."),
-        (np.inf, 3, False, "n.d."),
+        (np.inf, 3, False, "∞"),
     ],
 )
 def test_numbers_are_written_the_italian_way(value, digits, sign, text):

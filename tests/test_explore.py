@@ -169,7 +169,7 @@ def test_one_and_two_features_lie_wholly_in_the_plane(dim):
 def test_the_map_and_the_plane_say_their_numbers():
     labels = np.repeat(np.arange(10), 5)
     found = arrangement(simplex_cosines(10)[labels], labels, np.arange(50) > 20)
-    assert "W = 4: mappa dei coseni fra le medie di classe; coseni fra due classi da −0,11 a −0,11; quello dell&#x27;ETF è −0,11." in gram(
+    assert "W = 4: mappa dei coseni fra le medie di classe; coseni fra due classi da −0,11 a −0,11; quello dell’ETF è −0,11." in gram(
         found, "W = 4"
     )
     picture = projection(found, "W = 4")
