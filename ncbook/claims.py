@@ -8,7 +8,7 @@ border decides nothing.
 import functools
 import inspect
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,15 +168,15 @@ class Found:
 class Result:
     """A claim, measured and judged.
 
-    cases: those of each of the claim's checks, empty where there are no runs. found: None if the claim reads none. short: the chapters
-    whose runs, taken alone, do not suffice.
+    cases: those of each of the claim's checks, empty where there are no runs. found: None if the claim reads none. short: what there is
+    for each chapter whose runs, taken alone, do not suffice.
     """
 
     claim: Claim
     cases: tuple[tuple[Case, ...], ...]
     found: Found | None
     verdict: str
-    short: tuple[str, ...] = ()
+    short: Mapping[str, Found] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """How many cases held, failed and are undecided."""
@@ -229,8 +229,10 @@ def evaluate(claims: Iterable[Claim], store: Store | None = None, given: Mapping
     shared: dict[frozenset[str], Evidence] = {}
     results = []
     for claim in claims:
-        read = [(reads.chapter, dict.fromkeys(spec.key for spec in reads.specs(given.get(reads.chapter)))) for reads in claim.reads]
-        wanted = dict.fromkeys(key for _, keys in read for key in keys)
+        read: dict[str, dict[str, None]] = {}
+        for reads in claim.reads:
+            read.setdefault(reads.chapter, {}).update(dict.fromkeys(spec.key for spec in reads.specs(given.get(reads.chapter))))
+        wanted = dict.fromkeys(key for keys in read.values() for key in keys)
         present = [key for key in wanted if key in store]
         if (keys := frozenset(present)) not in shared:
             shared[keys] = Evidence([store.load(key) for key in present])
@@ -244,16 +246,15 @@ def evaluate(claims: Iterable[Claim], store: Store | None = None, given: Mapping
             verdict = NOT_YET
         else:
             verdict = judge(case.outcome for check in cases for case in check)
-        results.append(Result(claim, cases, found, verdict, tuple(_short(claim.scale, read, evidence)) if claim.scale else ()))
+        results.append(Result(claim, cases, found, verdict, _short(claim.scale, read, evidence) if claim.scale else {}))
     return results
 
 
-def _short(scale: Scale, read: Iterable[tuple[str, Collection[str]]], evidence: Evidence) -> Iterator[str]:
-    """The chapters whose own runs, given by their keys, do not suffice."""
-    for chapter, keys in read:
-        runs = [run for run in evidence.runs if run.spec.key in keys]
-        if not reaches(_found(len(keys), Evidence(runs), scale), scale):
-            yield chapter
+def _short(scale: Scale, read: Mapping[str, Collection[str]], evidence: Evidence) -> dict[str, Found]:
+    """What there is for each chapter, given the keys of its runs, that does not reach the scale."""
+    runs = {chapter: [run for run in evidence.runs if run.spec.key in keys] for chapter, keys in read.items()}
+    found = {chapter: _found(len(read[chapter]), Evidence(some), scale) for chapter, some in runs.items()}
+    return {chapter: one for chapter, one in found.items() if not reaches(one, scale)}
 
 
 def _cases(check: Check, evidence: Evidence) -> tuple[Case, ...]:

@@ -5,13 +5,13 @@ Nothing here decides a verdict, and no sentence names one but by `WORDS`.
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from IPython.display import HTML, Markdown
 
 from ncbook import claims
 from ncbook.analysis import Estimate
-from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Claim, Range, Result
+from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Found, Range, Result, Scale
 from ncbook.measures import MEASURES
 from ncbook.pages import number, numbered_table, with_interval
 
@@ -215,19 +215,27 @@ def _shortfall(result: Result, language: str, command: bool) -> list[str]:
     assert claim.scale and found
     if found.missing:
         missing = words["missing"].format(found.missing, found.total)
-        return [missing, words["trains"].format(_sweeps(result.short, []))] if command else [missing]
-    parts, arguments = [], []
+        return [missing, words["trains"].format(_sweeps(dict.fromkeys(result.short, [])))] if command else [missing]
+    parts = []
     for name, least in found.short_of(claim.scale).items():
         has, needed = (_count(value, language) for value in (getattr(found, name), least))
         phrase = "all_images" if least == claims.ALL else "one_seed" if name == "seeds" and found.seeds == 1 else name
         parts.append(words[phrase].format(*([needed] if phrase == "one_seed" else [has, needed])))
+    arguments = {chapter: _arguments(one, claim.scale) for chapter, one in result.short.items()}
+    return [*parts, words["command"].format(_sweeps(arguments))] if command else parts
+
+
+def _arguments(found: Found, scale: Scale) -> list[str]:
+    """The parameters with which a chapter reaches the scale; what it has enough of stays as it is."""
+    arguments = []
+    for name, least in found.short_of(scale).items():
         value = f'"{list(range(int(least)))}"' if name == "seeds" else 0 if least == claims.ALL else int(least)
-        arguments.append(f"-p {claim.scale.parameters.get(name, name)} {value}")
-    return [*parts, words["command"].format(_sweeps(result.short, arguments))] if command else parts
+        arguments.append(f"-p {scale.parameters.get(name, name)} {value}")
+    return arguments
 
 
-def _sweeps(chapters: Iterable[str], arguments: Sequence[str]) -> str:
-    return ", ".join(f"`{' '.join(['ncbook sweep', chapter, *arguments])}`" for chapter in dict.fromkeys(chapters))
+def _sweeps(arguments: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"`{' '.join(['ncbook sweep', chapter, *values])}`" for chapter, values in arguments.items())
 
 
 def _which(result: Result, outcome: str, language: str) -> str:

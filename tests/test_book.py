@@ -54,7 +54,8 @@ LOOK = """async () => {
     return {
         scroll_width: document.documentElement.scrollWidth,
         lost_images: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src),
-        clipped: [...all("img, svg.flow"), ...document.querySelectorAll(".prev-next-area *")].filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 100)),
+        clipped: [...all("img, svg.flow"), ...document.querySelectorAll(".prev-next-area *")]
+            .filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 100)),
         untypeset: formulas.filter(e => !e.querySelector("mjx-container") || e.querySelector("mjx-merror, [data-mjx-error]")).length,
         language: article.querySelector("h1").closest("[lang]").lang,
         links: [...document.querySelectorAll("a[href]")].map(a => a.href),

@@ -171,8 +171,9 @@ def test_arithmetic():
     found = MEASURES["implied_effect"].function(None, value=[2.9, 3.1], over=[1.0, 1.0])["reported numbers"]
     assert found == pytest.approx((2, 1.9, 2.1, 0))
     assert verdicts.value_text(found, "en") == "2.000 [1.900, 2.100]" and verdicts.value_text(found, "it") == "2,000 [1,900; 2,100]"
-    for width, text in [(Estimate(math.exp(math.log(24)), math.nan, math.nan, 1), "24"), (Estimate(6, 6, 6, 3), "6 [6, 6]"), (Estimate(6, 5.5, math.inf, 3), "6.000 [5.500, ∞]")]:
-        assert verdicts.value_text(width, "en") == text  # a count
+    width, count = Estimate(math.exp(math.log(24)), math.nan, math.nan, 1), Estimate(6, 6, 6, 3)
+    for value, text in [(width, "24"), (count, "6 [6, 6]"), (Estimate(6, 5.5, math.inf, 3), "6.000 [5.500, ∞]")]:
+        assert verdicts.value_text(value, "en") == text
     for effect, width in ((0.5, 3.2 / 1.5 - 2), (1.0, 1.6 - 2)):
         found = MEASURES["common_base"].function(None, values=[[2.0, 2.2], [3.0, 3.2]], effects=[[0.0, 0.0], [effect, effect]])
         assert found["reported numbers"].mean == pytest.approx(width)
@@ -213,16 +214,25 @@ def test_runs_on_fewer_images_with_an_earlier_switch_or_narrower_bear_no_verdict
     assert claims.reaches(everything, claims.Scale(90, 1, subset=claims.ALL))
 
 
+def test_only_chapters_that_fall_short_by_themselves_are_named():
+    spec = dataclasses.replace(BASELINE, epochs=90, switch=SwitchSpec(epoch=10))
+    runs = [fake(dataclasses.replace(spec, seed=seed)) for seed in (0, 1)] + [fake(dataclasses.replace(spec, seed=0, batch_size=64))]
+    keys = [run.spec.key for run in runs]
+    short = claims._short(claims.Scale(90, 2), {"enough": keys[:2], "one seed": keys[2:], "missing": [*keys[:2], "x"]}, Evidence(runs))
+    assert {chapter: (found.seeds, found.missing) for chapter, found in short.items()} == {"one seed": (1, 0), "missing": (2, 1)}
+
+
 def test_every_quantity_that_falls_short_stands_in_the_reason_and_in_the_commands():
     scale = {"epochs": 90, "seeds": 3, "subset": 0, "switch": 200, "width": 16, "width_parameter": "resnet_width"}
     claim = claims._claim({**CLAIM, "reads": [{"chapter": "exp1"}, {"chapter": "exp2"}], "scale": scale})
     found = claims.Found(missing=0, total=2, epochs=80, seeds=2, subset=12000, switch=50, width=8)
-    result = claims.Result(claim, (), found, claims.NOT_YET, ("exp1", "exp2"))
+    result = claims.Result(claim, (), found, claims.NOT_YET, {"exp1": found, "exp2": dataclasses.replace(found, epochs=90, subset=claims.ALL)})
     arguments = '-p epochs 90 -p seeds "[0, 1, 2]" -p subset 0 -p switch 200 -p resnet_width 16'
+    others = '-p seeds "[0, 1, 2]" -p switch 200 -p resnet_width 16'  # it has the epochs and all images
     assert verdicts.reason_text(result, "en") == (
         "There are 80 epochs and 90 are needed; there are 2 seeds and 3 are needed; there are 12,000 training images and all are needed; "
         "the loss changes at epoch 50 and not at 200; the narrowest network has width 8 and not 16; "
-        f"to have them `ncbook sweep exp1 {arguments}`, `ncbook sweep exp2 {arguments}`, then the same values as defaults."
+        f"to have them `ncbook sweep exp1 {arguments}`, `ncbook sweep exp2 {others}`, then the same values as defaults."
     )
     assert verdicts.scale_text(result, "en") == "80 epochs, 12,000 images, switch at epoch 50, width 8, seeds: 2"
 

@@ -218,7 +218,7 @@ class FormLab(ipywidgets.VBox):
         self.ready()
 
     def ready(self) -> None:
-        """Enables the buttons that can be pressed now."""
+        """Enables the buttons that can be pressed now; which ones there are, only the lab itself knows."""
         raise NotImplementedError
 
     def _changed(self) -> None:
