@@ -50,9 +50,10 @@ def _levels(table: pd.DataFrame, column: str | None) -> list[Any]:
 
 
 def _level_colors(levels: Sequence[Any]) -> dict[Any, Any]:
-    """A colour for each level: more numbers than the cycle tells apart run from dark to light in their order."""
+    """A colour for each level: more numbers than the cycle tells apart run from dark to light in their order, and stay visible on white
+    and, inverted by the style sheet, on black."""
     if len(levels) > len(_CYCLE):
-        return dict(zip(levels, mpl.colormaps["viridis"](np.linspace(0, 0.9, len(levels)))))
+        return dict(zip(levels, mpl.colormaps["plasma"](np.linspace(0, 0.75, len(levels)))))
     return dict(zip(levels, _CYCLE))
 
 

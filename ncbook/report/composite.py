@@ -20,6 +20,7 @@ from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
 from ncbook.plots import NAMES, STYLE, Panel, _comma, _y_axis
 from ncbook.provenance import drawn
+from ncbook.report.layer_plots import heatmap
 from ncbook.representations import cka_matrix, pair_estimate
 
 LAYERS = ("L0", "L1", "L2")
@@ -187,15 +188,7 @@ def _over_dims(name: str) -> Callable[[Axes, Evidence], None]:
 
 def _heatmap(ax: Axes, evidence: Evidence) -> None:
     ours, theirs = cross_width(evidence), np.array(analysis.report_cka()["cross_width"]["cka"])[:3, :3]
-    ax.imshow(ours, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-    for (row, column), value in np.ndenumerate(ours):
-        text = f"{value:.2f}\n({theirs[row, column]:.2f})".replace(".", ",")
-        ax.text(column, row, text, ha="center", va="center", color="white" if value < 0.55 else "black", fontsize=11)
-    ax.set_xticks(range(len(LAYERS)), LAYERS)
-    ax.set_yticks(range(len(LAYERS)), LAYERS)
-    ax.grid(False)
-    ax.set_xlabel("rete larga")
-    ax.set_ylabel("rete stretta")
+    heatmap(ax, ours, LAYERS, "rete stretta", "rete larga", theirs)
 
 
 def _drift_curves(ax: Axes, evidence: Evidence) -> None:
@@ -219,6 +212,7 @@ def _bars(ax: Axes, evidence: Evidence) -> None:
     ax.set_xticks(range(len(LAYERS)), LAYERS)
     ax.set_ylim(0, 1.05)
     ax.yaxis.set_major_formatter(FuncFormatter(_comma))
+    ax.set_axisbelow(True)
     ax.set_xlabel("strato")
 
 

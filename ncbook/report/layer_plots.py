@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
@@ -26,18 +27,24 @@ def heatmaps(matrices: Mapping[str, np.ndarray], labels: Sequence[str], rows: st
         figure = Figure(figsize=(6.0, 0.4 + 3.1 * lines), layout="constrained")
         grid = figure.subplots(lines, 2, squeeze=False).ravel()
         for ax, (title, values) in zip(grid, matrices.items()):
-            ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
-            for (i, j), value in np.ndenumerate(values):
-                ax.text(j, i, number(value, 2), ha="center", va="center", color="white" if value > 0.6 else "black")
+            heatmap(ax, values, labels, rows, columns)
             ax.set_title(title)
-            ax.set_xticks(range(len(labels)), labels)
-            ax.set_yticks(range(len(labels)), labels)
-            ax.set_xlabel(columns)
-            ax.set_ylabel(rows)
-            ax.grid(False)
         for ax in grid[len(matrices) :]:
             ax.set_axis_off()
     return figure
+
+
+def heatmap(ax: Axes, values: np.ndarray, labels: Sequence[str], rows: str, columns: str, beside: np.ndarray | None = None) -> None:
+    """A matrix of CKA, each value in its cell, with the one of `beside` below it in brackets."""
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), value in np.ndenumerate(values):
+        text = number(value, 2) + ("" if beside is None else f"\n({number(beside[i, j], 2)})")
+        ax.text(j, i, text, ha="center", va="center", color="white" if value > 0.6 else "black", fontsize="small")
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_xlabel(columns)
+    ax.set_ylabel(rows)
+    ax.grid(False)
 
 
 def pair_strips(table: pd.DataFrame, report: Mapping[str, float], label: str) -> Figure:
