@@ -202,18 +202,18 @@ def reaches(found: Found, scale: Scale) -> bool:
 
 
 def _found(total: int, evidence: Evidence, scale: Scale) -> Found:
-    """A configuration's seeds are those trained long enough; where none is, those that there are."""
+    """A configuration's seeds are those trained long enough, its epochs the least of theirs; where none is, those trained longest."""
     there = [run.spec for run in evidence.runs]
     groups: dict[tuple, list[RunSpec]] = {}
     for spec in there:
         groups.setdefault((spec.model, spec.optimizer, spec.data, spec.batch_size, spec.switch, spec.intervention), []).append(spec)
-    epochs = min((max(spec.epochs for spec in group) for group in groups.values()), default=0)
-    least = min(epochs, scale.epochs)
+    reached = min((max(spec.epochs for spec in group) for group in groups.values()), default=0)
+    long_enough = [[spec for spec in group if spec.epochs >= min(reached, scale.epochs)] for group in groups.values()]
     return Found(
         missing=total - len(there),
         total=total,
-        epochs=epochs,
-        seeds=min((len({spec.seed for spec in group if spec.epochs >= least}) for group in groups.values()), default=0),
+        epochs=min((spec.epochs for group in long_enough for spec in group), default=0),
+        seeds=min((len({spec.seed for spec in group}) for group in long_enough), default=0),
         subset=min((spec.data.subset or ALL for spec in there), default=ALL),
         switch=min((spec.switch.epoch for spec in there if spec.switch), default=math.inf),
         width=min((spec.model.width for spec in there), default=math.inf),

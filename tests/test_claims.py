@@ -1,6 +1,5 @@
 """The ledger of claims: what it accepts, how verdicts follow from values, and that pages take theirs from nowhere else."""
 
-import dataclasses
 import json
 import math
 import re
@@ -396,6 +395,4 @@ def test_the_seeds_that_count_are_those_trained_long_enough(tmp_path, monkeypatc
         store.save(fake(spec, test_error=0.1))
     for epochs, seeds in ((2, 3), (5, 1)):
         claim = claims._claim({**CLAIM, "scale": {"epochs": epochs, "seeds": 3}})
-        found = claims.evaluate([claim], store)[0].found
-        assert found == Found(missing=0, total=3, epochs=5, seeds=seeds, width=6)
-        assert dataclasses.astuple(found)[0] == 0
+        assert claims.evaluate([claim], store)[0].found == Found(missing=0, total=3, epochs=epochs, seeds=seeds, width=6)
