@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -77,10 +77,10 @@ def _count(number: int, language: str) -> str:
     return f"{number:,}".replace(",", "." if language == "it" else ",")
 
 
-def _span(values: Iterable[Any]) -> str:
+def _span(values: Iterable[Any], show: Callable[[Any], str] = str) -> str:
     """`0, 2, 5`; of more than four values, the first and the last: `0–9`."""
-    ordered = sorted(set(values))
-    return f"{ordered[0]}–{ordered[-1]}" if len(ordered) > 4 else ", ".join(map(str, ordered))
+    ordered = [show(value) for value in sorted(set(values))]
+    return f"{ordered[0]}–{ordered[-1]}" if len(ordered) > 4 else ", ".join(ordered)
 
 
 def _settings(spec: RunSpec) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Provenance:
         words = _PHRASES[self.language]
         if not runs:
             return words["none"]
-        ends = _span(int(run.epochs[-1]) for run in runs)
+        ends = _span((int(run.epochs[-1]) for run in runs), lambda epochs: _count(epochs, self.language))
         counts = {int(found.replace(",", "")) for run in runs for found in re.findall(r"([\d,]+) training points", run.provenance["scale"])}
         networks = f"{_count(len(runs), self.language)} {words['network' if len(runs) == 1 else 'networks']}"
         points = words["points"].format(" / ".join(_count(count, self.language) for count in sorted(counts)))

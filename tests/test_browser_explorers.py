@@ -108,20 +108,20 @@ def test_the_cka_explorers_show_the_similarity_of_any_two_networks(open_page, ad
     for text in each_option(pair, [cka.ALL, *pairs]):
         if text != cka.ALL:
             a, b = map(int, text.split(" e "))
-            caption = f"W = {small}, seme {a} (righe) e W = {large}, seme {b} (colonne), epoca {last}"
+            caption = f"W = {small}, seme {a} (righe) e W = {large}, seme {b} (colonne), epoca {number(last, 0)}"
             shows(widths_explorer, (small, a, last), (large, b, last), "L1", "L2", caption, (2, 3))
     for text in each_option(both, [f"{small} e {large}", f"{small} e {width}", f"{large} e {width}"]):
         a, b = map(int, text.split(" e "))
         ends = [(w, seeds[-1], last) for w in (a, b)]
-        caption = f"W = {a}, seme {seeds[-1]} (righe) e W = {b}, seme {seeds[-1]} (colonne), epoca {last}"
+        caption = f"W = {a}, seme {seeds[-1]} (righe) e W = {b}, seme {seeds[-1]} (colonne), epoca {number(last, 0)}"
         shows(widths_explorer, *ends, "L2", "L0", caption, (3, 1))
 
     pair, slider = seeds_explorer.locator("select"), seeds_explorer.get_by_role("slider", name="Epoca")
     kept = sorted(set.intersection(*({e for w, s, e in seen if (w, s) == (width, seed)} for seed in seeds)))
     pairs = [f"{a} e {b}" for a in seeds for b in seeds if a < b]
     list(each_option(pair, [cka.ALL, *pairs]))
-    for epoch in each_step(slider, map(str, kept)):
-        moments = [(width, seed, int(epoch)) for seed in seeds[-2:]]
+    for epoch in each_step(slider, [number(epoch, 0) for epoch in kept]):
+        moments = [(width, seed, int(epoch.replace(".", ""))) for seed in seeds[-2:]]
         caption = f"W = {width}, seme {seeds[-2]} (righe) e W = {width}, seme {seeds[-1]} (colonne), epoca {epoch}"
         shows(seeds_explorer, *moments, "L0", "L1", caption, (1, 2))
 
@@ -134,4 +134,13 @@ def test_the_cka_explorers_show_the_similarity_of_any_two_networks(open_page, ad
         ends = [(width, int(text), epoch) for epoch in (epochs[0], epochs[-1])]
         shows(past_explorer, *ends, layer, layer, f"{layer}, W = {width}, seme {text}", (len(epochs) - 1, 1))
     assert faults == []
+    page.close()
+
+
+@pytest.mark.parametrize("chapter", ["explore_width", "explore_dimension", "explore_cka", "explore_collapse"])
+def test_on_a_telephone_the_words_of_an_explorer_stay_on_the_page(open_page, served: str, chapter: str) -> None:
+    page, faults = open_page(f"{served}/executed/{chapter}.html", width=390)
+    expect(page.locator(".explorer p").first).to_be_visible()
+    ends = page.locator(".explorer :is(p, select, [role=slider])").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
+    assert max(ends) <= 390 and faults == []
     page.close()

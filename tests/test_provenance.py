@@ -45,6 +45,8 @@ def test_the_line_says_scale_seeds_hardware_and_dates(runs):
     assert "<summary>1 rete, 2 epoche su 4.000 punti · seme 0 · a &lt;CPU&gt; · 2026-11-21</summary>" in text
     english = Provenance("exp1", runs, DEFAULTS, "en").summary(runs[:1])
     assert english == "1 network, 2 epochs on 4,000 points · seed 0 · a <CPU> · 2026-11-21"
+    long = run(chapter_specs(EXP1, {"widths": [2], "models": ["cnn1d"], "optimizers": ["sgd"], "epochs": 2000, "seeds": [0]})[0])
+    assert page.summary([long]).startswith("1 rete, 2.000 epoche su")
 
 
 def test_every_run_is_named_with_what_only_it_has(runs):

@@ -154,7 +154,7 @@ def across_widths(found: Tables, widths: Sequence[int], epoch: int) -> Widget:
 
 def across_seeds(found: Tables, width: int, epochs: Sequence[int]) -> Widget:
     """Of networks of this width with different seeds, after each of the epochs: layers by layers, pair by pair and as the mean."""
-    at = slider("Epoca", {str(epoch): pairs(found, (width, width), epoch) for epoch in epochs}, str(epochs[-1]), play=True)
+    at = slider("Epoca", {_epoch(epoch): pairs(found, (width, width), epoch) for epoch in epochs}, _epoch(epochs[-1]), play=True)
     seeds = dropdown("Semi", _seed_options(at.values))
     return explorer([seeds, at], follow(lambda names, chosen: _compared(found, chosen, names), seeds, at))
 
@@ -185,7 +185,7 @@ def _compared(found: Tables, chosen: Sequence[Pair], seeds: tuple[int, int] | No
     single = len(chosen) == 1
     rows, columns = (f"W = {one.width}, seme {one.seed}" if single else f"W = {one.width}" for one in chosen[0])
     cells = {kind: layers_by_layers(table, chosen) for kind, table in found.items()}
-    where = f"{rows} (righe) e {columns} (colonne), epoca {chosen[0][0].epoch}"
+    where = f"{rows} (righe) e {columns} (colonne), epoca {_epoch(chosen[0][0].epoch)}"
     maps = [_heat_map(f"{KINDS[kind]}: {where}", "strato", LAYERS, LAYERS, cells[kind]) for kind in KINDS]
     biased, debiased = (order_text([cells[kind][i][i].mean for i in range(len(STEPS["resnet1d"]))]) for kind in KINDS)
     words = f"Da L0 a L2, ogni strato con il suo omologo, la CKA {biased}; quella senza distorsione {debiased}."
@@ -208,16 +208,23 @@ def _past(found: Tables, width: int, seed: int, layer: str) -> str:
         table = _epochs_by_epochs(found[kind], width, seed, layer)
         epochs, values = list(table.index), table.to_numpy()
         if len(epochs) == 1:
-            return f"<p>Di questa rete c’è una sola fotografia, all’epoca {epochs[0]}.</p>"
+            return f"<p>Di questa rete c’è una sola fotografia, all’epoca {_epoch(epochs[0])}.</p>"
         cells = [[Estimate(value, math.nan, math.nan, 1) for value in values[i, :i]] for i in range(1, len(epochs))]
-        maps.append(_heat_map(f"{title}: {layer}, W = {width}, seme {seed}", "epoca", epochs[1:], epochs[:-1], cells))
+        names = [_epoch(epoch) for epoch in epochs]
+        caption = f"{title}: {layer}, W = {width}, seme {seed}"
+        heat = _heat_map(caption, "epoca", names[1:], names[:-1], cells)
+        maps.append(f'<div class="scrolled" role="group" aria-label="{html.escape(caption)}" tabindex="0">{heat}</div>')
         first.append(number(values[-1, 0], 2))
         last.append(number(values[-1, -2], 2))
     words = (
-        f"Fra l’epoca {epochs[0]} e la {epochs[-1]}: {first[0]}, senza distorsione {first[1]}. "
-        f"Fra le ultime due fotografie, alle epoche {epochs[-2]} e {epochs[-1]}: {last[0]}, senza distorsione {last[1]}."
+        f"Fra l’epoca {names[0]} e la {names[-1]}: {first[0]}, senza distorsione {first[1]}. "
+        f"Fra le ultime due fotografie, alle epoche {names[-2]} e {names[-1]}: {last[0]}, senza distorsione {last[1]}."
     )
-    return f"{beside(*maps)}<p>{words}</p>"
+    return f"{''.join(maps)}<p>{words}</p>"
+
+
+def _epoch(epoch: int) -> str:
+    return number(epoch, 0)
 
 
 def _heat_map(caption: str, corner: str, rows: Sequence, columns: Sequence, cells: Sequence[Sequence[Estimate]]) -> str:
