@@ -135,12 +135,3 @@ def test_the_cka_explorers_show_the_similarity_of_any_two_networks(open_page, ad
         shows(past_explorer, *ends, layer, layer, f"{layer}, W = {width}, seme {text}", (len(epochs) - 1, 1))
     assert faults == []
     page.close()
-
-
-@pytest.mark.parametrize("chapter", ["explore_width", "explore_dimension", "explore_cka", "explore_collapse"])
-def test_on_a_telephone_the_words_of_an_explorer_stay_on_the_page(open_page, served: str, chapter: str) -> None:
-    page, faults = open_page(f"{served}/executed/{chapter}.html", width=390)
-    expect(page.locator(".explorer p").first).to_be_visible()
-    ends = page.locator(".explorer :is(p, select, [role=slider])").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
-    assert max(ends) <= 390 and faults == []
-    page.close()
