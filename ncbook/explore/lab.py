@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -201,9 +201,11 @@ class Form(ipywidgets.VBox):
 
 
 class FormLab(ipywidgets.VBox):
-    """What labs share: the form of a chapter in its `place`, and a `job` whose end may change what the form says."""
+    """What labs share: the form of a chapter in its `place`, a `job` whose end may change what the form says, and buttons."""
 
     form: Form
+    buttons: Sequence[tuple[ipywidgets.Button, Callable[[], bool]]]
+    """Each with whether it can be pressed while no job runs."""
 
     def __init__(self) -> None:
         self.job, self.place = Job(), ipywidgets.VBox()
@@ -218,8 +220,9 @@ class FormLab(ipywidgets.VBox):
         self.ready()
 
     def ready(self) -> None:
-        """Enables the buttons that can be pressed now; which ones there are, only the lab itself knows."""
-        raise NotImplementedError
+        """Enables the buttons that can be pressed now."""
+        for button, possible in self.buttons:
+            button.disabled = self.job.busy or not possible()
 
     def _changed(self) -> None:
         if not self.job.busy:
@@ -235,14 +238,12 @@ class ChapterLab(FormLab):
         titles = [(f"{chapter.name}: {chapter.title}", chapter) for chapter in CHAPTERS.values()]
         self.chapter = ipywidgets.Dropdown(options=titles, value=CHAPTERS["exp1"], description="Chapter", **WIDE)
         self.run = ipywidgets.Button(description="Run", icon="play", button_style="primary")
+        self.buttons = [(self.run, lambda: self.form.given is not None)]
         self.result = ipywidgets.VBox()
         self.chapter.observe(lambda _: self.offer(self.chapter.value), "value")
         self.run.on_click(lambda _: self.start())
         self.children = [self.chapter, self.place, self.run, self.job, self.result]
         self.offer(self.chapter.value)
-
-    def ready(self) -> None:
-        self.run.disabled = self.job.busy or self.form.given is None
 
     def start(self) -> Thread:
         """Runs the chapter as the form says and compares it; returns the thread that waits for that."""

@@ -174,6 +174,7 @@ class ExplorerLab(FormLab):
         self.runs = ipywidgets.Dropdown(description="Runs", **WIDE)
         self.show = ipywidgets.Button(description="Show", icon="eye", button_style="primary")
         self.train = ipywidgets.Button(description="Train and show", icon="play", button_style="primary")
+        self.buttons = [(self.train, lambda: self.form.given is not None), (self.show, lambda: self.runs.value is not None)]
         self.view = ipywidgets.VBox()
         self.explorer.observe(lambda _: self._choose(), "value")
         self.show.on_click(lambda _: self.job.start({}, then=self.draw))
@@ -187,10 +188,6 @@ class ExplorerLab(FormLab):
         self.view.children = []
         self.refresh()
         self.offer(find_chapter(chosen.chapter), chosen.small)
-
-    def ready(self) -> None:
-        self.train.disabled = self.job.busy or self.form.given is None
-        self.show.disabled = self.job.busy or self.runs.value is None
 
     def refresh(self) -> None:
         """Offers what the store has now."""
