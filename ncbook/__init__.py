@@ -1,6 +1,6 @@
 """ncbook: a living book on double descent, neural collapse and the feature norm. Notebooks import from its modules."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

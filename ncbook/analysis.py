@@ -4,6 +4,8 @@ A *curve* is one model under one optimiser, seen over its widths; a *point* of i
 """
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,14 @@ REPORT_LABEL_NOISE = 0.2
 REPORT_METRICS = {"nc1": "nc1_trace_ratio_noisy", "nc2": "nc2_gram_noisy", "nc3": "nc3_uncentred_noisy", "nc4": "nc4_noisy"}
 """The report's names of its metrics, and the columns of our tables that follow the same formula on the same labels."""
 
+_BOUNDS = {
+    r"(train|test)_error$|accuracy_|nc4_|biased$": (0, 1),
+    "debiased$": (-1, 1),
+    r"nc\d_|feature_norm$|(train|test)_loss$": (0, math.inf),
+}
+"""Metrics, as regular expressions, and between which values they lie. CKA is a cosine between positive semidefinite matrices or,
+`debiased`, between U-centred ones, whose product may be negative."""
+
 _REFERENCE = Path(__file__).resolve().parent.parent / "book" / "reference"
 
 
@@ -34,6 +44,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
     n: int
+
+    def within(self, least: float, most: float = math.inf) -> "Estimate":
+        """With the interval cut to the values that the quantity can have: it still contains the truth as often as before."""
+        return self._replace(low=max(self.low, least), high=min(self.high, most))
 
 
 class Peak(NamedTuple):
@@ -63,6 +77,11 @@ def last_epoch(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["epoch"] == runs["epochs"]].reset_index(drop=True)
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """Between which values a metric lies."""
+    return next((known for pattern, known in _BOUNDS.items() if re.match(pattern, metric)), (-math.inf, math.inf))
+
+
 def _estimates(table: pd.DataFrame, metrics: Sequence[str], by: list[str]) -> pd.DataFrame:
     rows = [
         {**dict(zip(by, group)), "metric": metric, **estimate(members[metric])._asdict()}
@@ -73,8 +92,10 @@ def _estimates(table: pd.DataFrame, metrics: Sequence[str], by: list[str]) -> pd
 
 
 def seed_means(last: pd.DataFrame, metrics: Sequence[str], by: Sequence[str] = POINT) -> pd.DataFrame:
-    """Each metric's `Estimate` over the rows that share `by`: columns `by`, metric, mean, low, high, n."""
-    return _estimates(last, metrics, list(by))
+    """Each metric's `Estimate` over the rows that share `by`, within the metric's bounds: columns `by`, metric, mean, low, high, n."""
+    means = _estimates(last, metrics, list(by))
+    least, most = ([bounds(metric)[side] for metric in means["metric"]] for side in (0, 1))
+    return means.assign(low=means["low"].clip(lower=least), high=means["high"].clip(upper=most))
 
 
 def paired_differences(

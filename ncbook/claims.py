@@ -258,7 +258,8 @@ def _short(scale: Scale, read: Mapping[str, Collection[str]], evidence: Evidence
 
 
 def _cases(check: Check, evidence: Evidence) -> tuple[Case, ...]:
-    values = MEASURES[check.measure].function(evidence, **check.arguments)
+    measure = MEASURES[check.measure]
+    values = {name: value.within(measure.low, measure.high) for name, value in measure.function(evidence, **check.arguments).items()}
     return tuple(Case(name, value, check.criterion.outcome(value)) for name, value in values.items())
 
 

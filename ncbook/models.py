@@ -115,6 +115,10 @@ class Stack(nn.Module, abc.ABC):
         """Number of trained parameters of one network."""
         return sum(p.numel() for p in self.parameters()) // self.members
 
+    def squared_norms(self) -> dict[str, Tensor]:
+        """The squared norm of each layer `[members]`, by layer, where a network's layers are homogeneous; else nothing."""
+        return {}
+
 
 class ResidualBlock(nn.Module):
     def __init__(self, members: int, width: int) -> None:
@@ -207,6 +211,12 @@ class MLP(Stack):
             x = self._activation(layer(x))
             yield ("features" if i == len(self.hidden) else f"hidden{i}"), x
         yield "logits", self.classifier(x)
+
+    @torch.no_grad()
+    def squared_norms(self) -> dict[str, Tensor]:
+        """In float64, the biases of the hidden layers 1 ... depth included, that of the classifier not."""
+        hidden = {str(i): torch.cat([layer.weight.flatten(1), layer.bias], 1) for i, layer in enumerate(self.hidden, 1)}
+        return {name: layer.double().square().sum(1) for name, layer in (hidden | {"classifier": self.classifier.weight.flatten(1)}).items()}
 
     @torch.no_grad()
     def scale_features(self, factors: Tensor, target: str) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from ncbook import metrics, models
-from ncbook.analysis import CURVE, Estimate, seed_means
+from ncbook.analysis import CURVE, Estimate, bounds, seed_means
 from ncbook.data import Data
 from ncbook.spec import SpecError
 from ncbook.store import Run
@@ -129,7 +129,8 @@ def similarity(
             others = None if right is None else [one[second] for one in right]
             values = cka_matrix([one[first] for one in left], others, debiased=kind == "debiased")
             single = tuple(values[np.isfinite(values)])
-            rows.append({"first": first, "second": second, "kind": kind, **pair_estimate(values)._asdict(), "values": single})
+            mean = pair_estimate(values).within(*bounds(kind))
+            rows.append({"first": first, "second": second, "kind": kind, **mean._asdict(), "values": single})
     return pd.DataFrame(rows)
 
 
@@ -228,7 +229,7 @@ def shrinking(xs: Sequence[Tensor], labellings: Mapping[str, Tensor], kept: Sequ
     Columns: kept, metric (the name of the labelling), mean, low, high, n of `pair_estimate`.
     """
     return pd.DataFrame(
-        {"kept": share, "metric": name, **pair_estimate(cka_matrix([shrunk(x, labels, share) for x in xs]))._asdict()}
+        {"kept": share, "metric": name, **pair_estimate(cka_matrix([shrunk(x, labels, share) for x in xs])).within(*bounds("biased"))._asdict()}
         for name, labels in labellings.items()
         for share in kept
     )

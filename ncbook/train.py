@@ -292,6 +292,7 @@ class StackTrainer:
         classifier = self.model.classifier
         weight, bias = classifier.weight[members], None if classifier.bias is None else classifier.bias[members]
         found = {"feature_norm": metrics.feature_norm(features[members])}
+        found |= {f"squared_norm_{layer}": value[members] for layer, value in self.model.squared_norms().items()}
         found |= {f"nc2_weight_{name}": value for name, value in metrics.nc2_weight(weight)._asdict().items()}
         for labelling, labels in labellings.items():
             collapse = metrics.collapse_metrics(features[members], labels[members], weight, bias)

@@ -8,9 +8,7 @@ import pytest
 
 from ncbook.fn import conditions, forecasts, intervention, settled
 from ncbook.fn.equilibrium import equilibrium_norm
-from ncbook.fn.experiments import fn_equilibrium_specs
 from ncbook.fn.onset import onsets
-from ncbook.store import Run
 
 SWITCH, END = 20, 200
 LABELS = {
@@ -30,6 +28,7 @@ def make_run(key, *, rate=0.06, norm=1.0, approach=0.05, factor_at=1.0, **labels
         since = epoch - named["factor_epoch"]
         feature_norm = feature_norm * np.where(since > 0, named["factor"] ** np.exp(-0.1 * np.maximum(since, 0)), 1)
     run = pd.DataFrame({"key": key, **named, "epoch": epoch, "nc1_trace_ratio_clean": np.exp(-rate * t), "feature_norm": feature_norm})
+    run["squared_norm_1"] = run["squared_norm_classifier"] = 10.0
     return run.assign(train_error=0.0, train_loss=0.1).astype({"switch": "Int64", "factor_epoch": "Int64", "factor": float})
 
 
@@ -105,14 +104,15 @@ def test_norms_at_rest_are_foretold_from_the_reference_alone():
     decays = [1e-4, 1e-3, 3e-3]
     norms = {decay: equilibrium_norm(decay, 1.4, 5) for decay in decays}
     runs = [make_run(f"w{decay}", weight_decay=decay, norm=norms[decay], approach=0.2) for decay in decays]
-    ends = settled.predicted(settled.settled(settled.labelled(join(*runs))))
+    table = settled.labelled(join(*runs))
+    ends = settled.predicted(settled.settled(table))
     assert ends["predicted"].to_numpy() == pytest.approx(list(norms.values()), rel=1e-6) == ends["final"].to_numpy()
     assert settled.fitted_gain(ends) == pytest.approx(1.4) and ends["drift"].abs().max() < 1e-6
     assert ends["reference"].tolist() == [True, False, False]
     line = settled.curve(ends)
     assert line["predicted"].iloc[-1] == 0
     assert np.interp(1e-3, line["weight_decay"], line["predicted"]) == pytest.approx(norms[1e-3], rel=1e-3)
-    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(join(*runs)), ends), settled.balance([]))
+    said = settled.texts(table, ends, settled.norms_at_levels(table, ends))
     assert said["foretold"].startswith("At λ = 10⁻³") and said["foretold"].count(" 0 % from it") == 2
 
 
@@ -127,20 +127,22 @@ def test_norms_at_levels_are_shares_of_the_final_norm():
 
 
 def test_runs_without_a_reference_have_no_prediction():
-    ends = settled.predicted(settled.settled(settled.labelled(make_run("a", weight_decay=1e-3))))
+    table = settled.labelled(make_run("a", weight_decay=1e-3))
+    ends = settled.predicted(settled.settled(table))
     assert ends["predicted"].isna().all() and settled.curve(ends).empty
-    said = settled.texts(ends, settled.norms_at_levels(settled.labelled(make_run("a")), ends), settled.balance([]))
+    said = settled.texts(table, ends, settled.norms_at_levels(table, ends))
     assert said["gain"].startswith("n/a") and said["critical"] == "n/a" and "no second weight decay" in said["foretold"]
-    assert said["balanced"].startswith("No run kept finite weights")
 
 
-def test_layers_are_compared_by_their_squared_norms_with_biases():
-    specs = fn_equilibrium_specs([1e-4, 1e-3], [1e-3], "mnist", 300, 10, 20, [0])
-    layers = ["hidden.0", "hidden.1", "hidden.2", "hidden.3", "hidden.4", "classifier"]
-    plain = {f"{layer}.{part}": np.array([[2.0, 1.0]]) for layer in layers for part in ("weight", "bias")}
-    states = [{20: plain | {"classifier.weight": weight}} for weight in (np.ones((5, 2)), np.ones(5))]
-    runs = [Run(spec, {}, np.array([20]), {}, state) for spec, state in zip(specs, states)]
-    balanced = settled.balance(runs)
-    assert balanced["factor"].tolist() == [1, 2] and balanced["$W_5$"].tolist() == [10, 10] and balanced["$W$"].tolist() == [10, 5]
-    header, rows = settled.balance_table(balanced)
-    assert len(header) == len(rows[0]) == 9 and rows[1][-1] == "2.00" and rows[1][0] == "λ = 10⁻³, rate 10⁻³"
+def test_layers_are_compared_by_their_squared_norms():
+    runs = [make_run("a"), make_run("b", weight_decay=1e-3)]
+    runs[1]["squared_norm_1"] = np.where(runs[1]["epoch"] < END, 990.2, 20)
+    table = settled.labelled(join(*runs))
+    header, rows = settled.balance_table(table)
+    assert header == ["Run", "Seed", "$W_1$", "$W$", "Largest / least"]
+    assert rows == [["λ = 10⁻⁴, rate 10⁻³", "0", "10.00", "10.00", "1.00"], ["λ = 10⁻³, rate 10⁻³", "0", "20.00", "10.00", "2.00"]]
+    said = settled._balanced(table)
+    assert "is 1.00 times the least at λ = 10⁻⁴, rate 10⁻³ and 2.00 times at λ = 10⁻³, rate 10⁻³" in said
+    assert said.endswith("right after the switch it was 1.00 to 99.02 times the least.")
+    lost = settled.labelled(make_run("a").assign(squared_norm_1=np.nan, squared_norm_classifier=np.nan))
+    assert settled._balanced(lost).startswith("No run ended")

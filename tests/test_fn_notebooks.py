@@ -14,7 +14,6 @@ from ncbook.chapters import CHAPTERS, chapter_specs
 from ncbook.fn.experiments import THRESHOLD
 from ncbook.fn.onset import onsets
 from ncbook.fn.pages import with_interval
-from ncbook.spec import ModelSpec
 from ncbook.store import PROVENANCE, Run, Store
 from ncbook.sweep import load_runs, table
 
@@ -60,20 +59,13 @@ def made_up(spec, collapses=True, diverges=False) -> Run:
     norm = np.where(since > 0, variation[1] + 4 * np.exp(-since / 8), 20 + epochs / 10)
     error = np.where(since > 0, 0.3 * np.exp(-since / 2), 0.2 * np.exp(-epochs / 2))
     metrics = {name: np.where(since > 0, 0.5, 1.0) * np.exp(-epochs / 50) for name in METRICS}
+    metrics |= {"squared_norm_1": 2 + np.exp(-epochs / 50), "squared_norm_classifier": np.full(len(epochs), 2.0)}
     metrics |= {"nc1_trace_ratio_clean": nc1, "feature_norm": norm, "train_error": error, "train_error_clean": error}
     if diverges:
         metrics = {name: np.where(since > 3, np.nan, values) for name, values in metrics.items()}
     provenance = dict.fromkeys(PROVENANCE, "made up") | {"seconds": 60.0, "stack_members": 1, "threads": 1, "parameters": 1000}
     provenance |= {"versions": {"torch": "0"}, "started": "2026-01-01T00:00:00", "scale": f"{epochs[-1]} epochs, 300 training points"}
-    return Run(spec, provenance, epochs, metrics, {epoch: made_up_weights(spec.model) for epoch in spec.snapshots})
-
-
-def made_up_weights(model: ModelSpec) -> dict[str, np.ndarray]:
-    """Of an MLP on MNIST, every layer with the squared norm 2, its bias with 1 of it."""
-    outputs = {f"hidden.{i}": model.width for i in range(model.depth)} | {"classifier": 10}
-    weights = {f"{layer}.weight": np.full((n, 784 if layer == "hidden.0" else model.width), 1.0) for layer, n in outputs.items()}
-    weights |= {f"{layer}.bias": np.ones(n) for layer, n in outputs.items()}
-    return {name: values / np.linalg.norm(values) for name, values in weights.items()}
+    return Run(spec, provenance, epochs, metrics, {})
 
 
 @pytest.fixture(scope="module")

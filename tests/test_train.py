@@ -135,6 +135,9 @@ def test_phases_equal_plain_networks_trained_apart(course, small_cifar, monkeypa
         assert last["train_loss"] == pytest.approx(plain.loss(single, 4, logits, points.y_clean).item(), rel=1e-9)
         assert last["feature_norm"] == pytest.approx(features.norm(dim=1).mean().item(), rel=1e-9)
         head = network.classifier
+        layers = [[*layer.parameters()] for layer in network.hidden] + [[head.weight]] if course["model"].name == "mlp" else []
+        squares = [sum(parameter.square().sum().item() for parameter in layer) for layer in layers]
+        assert [value for name, value in last.items() if name.startswith("squared_norm_")] == pytest.approx(squares, rel=1e-9)
         for name, value in metrics.collapse_metrics(features, points.y_clean, head.weight.detach(), head.bias.detach()).items():
             assert last[f"{name}_clean"] == pytest.approx(value.item(), rel=1e-7), name
         assert not any(name.endswith("_noisy") for name in last)

@@ -77,7 +77,7 @@ def course_rows(courses: pd.DataFrame, reported: Mapping[str, Reported]) -> list
     ]
     rows = []
     for column, label, digits, theirs in quantities:
-        value = estimate(courses[column])
+        value = estimate(courses[column]).within(0)
         paper = f"{theirs.value:g} ({theirs.place})" if theirs else "–"
         rows.append([label, with_interval(value, digits), f"{value.n} of {len(courses)}", paper])
     return rows
@@ -90,7 +90,7 @@ def structure_rows(table: pd.DataFrame, metrics: Mapping[str, str] = STRUCTURE) 
     for metric, label in metrics.items():
         at = _phase_ends(table, metric)
         below = [f"{int((at['end'] < at[column]).sum())} of {len(at)}" for column in ("switch", "after")]
-        rows.append([label, *(with_interval(estimate(at[column])) for column in ("switch", "after", "end")), *below])
+        rows.append([label, *(with_interval(estimate(at[column]).within(0)) for column in ("switch", "after", "end")), *below])
     return rows
 
 
@@ -149,7 +149,7 @@ def lowest_text(table: pd.DataFrame) -> str:
 
 def against_paper(values: Sequence[float], paper: float, digits: int = 3) -> str:
     """Where the paper's value stands to our mean and interval: a clause."""
-    ours = estimate(values)
+    ours = estimate(values).within(0)
     if not ours.n:
         return f"there is nothing to hold against the paper's {paper:g}"
     beside = f"{with_interval(ours, digits)} against the paper's {paper:g}, {percent(round(ours.mean / paper - 1, 3), sign=True)}"

@@ -172,10 +172,9 @@ def fn_grid_specs(datasets: list[str], resnet_width: int, subset: int, switch: i
 def fn_equilibrium_specs(
     weight_decays: list[float], learning_rates: list[float], data: str, subset: int, switch: int, epochs: int, seeds: list[int]
 ) -> list[RunSpec]:
-    """Runs that go on after collapse, to the last epoch, and keep their weights: the baseline with each weight decay and learning rate."""
+    """Runs that go on after collapse, to the last epoch: the baseline with each weight decay and learning rate."""
     variants = [
         *_varied("optimizer", "weight_decay", distinct_values("weight_decays", weight_decays)),
         *_varied("optimizer", "lr", distinct_values("learning_rates", learning_rates)),
     ]
-    to_the_end = {"stop": None, "epochs": epochs, "switch": dataclasses.replace(BASELINE.switch, epoch=switch), "snapshots": (epochs,)}
-    return _runs([dataclasses.replace(run, **to_the_end) for run in variants], data, subset, switch, epochs, seeds)
+    return _runs([dataclasses.replace(run, stop=None) for run in variants], data, subset, switch, epochs, seeds)

@@ -83,7 +83,7 @@ def _verdicts(onsets: pd.DataFrame, margin: float) -> str:
     if untouched.isna().all():
         return "No untouched run collapsed, so that there is no fn* to return to: nothing can be tested."
     found = intervention_effects(onsets, margin)
-    text = f"The untouched runs have fn* {with_interval(estimate(untouched))}; the margin is {number(found['margin'].iloc[0])}."
+    text = f"The untouched runs have fn* {with_interval(estimate(untouched).within(0))}; the margin is {number(found['margin'].iloc[0])}."
     for verdict, scalings in found.groupby("verdict", sort=False):
         text += f" {str(verdict).capitalize()}: {listing(map(_scaling, scalings.to_dict('records')))}."
     if late := int(found["too_late"].sum()):

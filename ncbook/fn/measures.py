@@ -67,7 +67,7 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 # At the onset
 
 
-@measure(unit="runs")
+@measure(low=0, unit="runs")
 def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None) -> Cases:
     """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns."""
     where = where or {}

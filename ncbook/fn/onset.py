@@ -22,7 +22,7 @@ FITTED = 0.05
 COLLAPSE, NO_COLLAPSE, NO_FIT, DIVERGED = REGIMES = ("collapse", "no collapse", "no fit", "diverged")
 MIXED = "mixed"
 
-_MEASURED = re.compile(r"nc\d|accuracy_|feature_norm$|(train|test)_(loss|error)")
+_MEASURED = re.compile(r"nc\d|accuracy_|feature_norm$|squared_norm_|imbalance$|(train|test)_(loss|error)")
 _TINY = np.finfo(float).tiny
 
 
@@ -142,7 +142,7 @@ def summary(onsets: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     require(onsets, [*by, "T_NC", "fn_star", "censored", "diverged"])
     rows = []
     for group, cell in onsets.groupby(list(by), dropna=False):
-        estimates = {column: estimate(cell[column])._asdict() for column in ("T_NC", "fn_star")}
+        estimates = {column: estimate(cell[column]).within(0)._asdict() for column in ("T_NC", "fn_star")}
         rows.append(
             {
                 **dict(zip(by, group)),

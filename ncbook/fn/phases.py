@@ -71,7 +71,7 @@ def regime_texts(onsets: pd.DataFrame) -> dict[str, str]:
             texts[edge] = f"{WEIGHT_DECAY.at(level)} the time to collapse {slower}"
         else:
             share = f"{phases.loc[level, COLLAPSE]} of {counted(len(cell), 'run')} until epoch {cell['last_epoch'].max()}"
-            error = with_interval(estimate(cell["final_train_error"]))
+            error = with_interval(estimate(cell["final_train_error"]).within(0, 1))
             texts[edge] = f"{WEIGHT_DECAY.at(level)} collapse came in {share} (final training error {error})"
     return texts
 
@@ -82,7 +82,7 @@ def regime_rows(onsets: pd.DataFrame) -> list[list[str]]:
     for row in regimes(onsets, [COLUMN]).to_dict("records"):
         cell = onsets[onsets[COLUMN] == row[COLUMN]]
         counts = [str(row[regime]) for regime in REGIMES]
-        rows.append([WEIGHT_DECAY.label(row[COLUMN]), *counts, row["regime"], with_interval(estimate(cell["final_train_error"]), 4)])
+        rows.append([WEIGHT_DECAY.label(row[COLUMN]), *counts, row["regime"], with_interval(estimate(cell["final_train_error"]).within(0, 1), 4)])
     return rows
 
 
@@ -104,7 +104,7 @@ def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
     apart = f"{with_interval(difference(times[slow], times[quick]), 1)} epochs ({pair})"
     return {
         "collapsing": WEIGHT_DECAY.called(*levels),
-        "cluster_norm": f"{with_interval(estimate(norms))} over {counted(len(norms), 'run')}",
+        "cluster_norm": f"{with_interval(estimate(norms).within(0))} over {counted(len(norms), 'run')}",
         "cluster_variation": variation_text(norms),
         "within_sigma": f"{within} of {len(norms)}" if len(norms) > 1 else MISSING,
         "onset_range": apart if slow != quick else "there is one weight decay, and no difference",

@@ -213,7 +213,7 @@ def _means(ax: Axes, rows: pd.DataFrame, value: str, color: str, marker: str, sh
     crossed, censored = rows[~rows["censored"]], rows[rows["censored"]]
     jitter = rng.uniform(-0.04, 0.04, len(crossed))
     ax.plot(crossed["at"] + shift + jitter, crossed[value], ".", color=color, ms=5, alpha=0.6)
-    means = [(at + shift, estimate(cell[value])) for at, cell in crossed.groupby("at")]
+    means = [(at + shift, estimate(cell[value]).within(0)) for at, cell in crossed.groupby("at")]
     ax.plot([at for at, _ in means], [mean.mean for _, mean in means], marker, color=color, ms=7, ls="-" if connected else "")
     for at, mean in means:
         ax.plot([at, at], [mean.low, mean.high], color=color, lw=1.8)

@@ -1,7 +1,7 @@
 """Where the feature norm ends, beside the equilibrium of `equilibrium`: tables, figures and sentences of the chapter on it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from ncbook.analysis import last_epoch
 from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain
 from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
 from ncbook.fn.pages import MISSING, counted, listing, number, percent, power
-from ncbook.plots import _CYCLE, _WIDTH, STYLE
-from ncbook.store import Run
+from ncbook.plots import _CYCLE, _WIDTH, STYLE, Panel
 
 TAIL = 50
 """Epochs at the end of a run over which its drift is taken."""
@@ -23,11 +23,23 @@ LEVELS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 """Thresholds of NC1 at which the norm is read."""
 NEAR = 0.05
 """Norms that differ by less, relatively, are called equal on the page."""
+VANISHED = 1e-3
+"""A layer with a smaller squared norm has vanished, and nothing is left to be balanced."""
+IMBALANCE = Panel("largest / least ‖W‖²", {"imbalance": ""}, log=True)
+_LAYER = "squared_norm_"
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """With the column setting: `λ = 10⁻⁴, rate 10⁻³`."""
-    return table.assign(setting=[f"λ = {power(decay)}, rate {power(lr)}" for decay, lr in zip(table["weight_decay"], table["lr"])])
+    """With the columns setting, `λ = 10⁻⁴, rate 10⁻³`, and imbalance, the largest squared norm of a layer over the least; NaN where a
+    layer has `VANISHED`."""
+    settings = [f"λ = {power(decay)}, rate {power(lr)}" for decay, lr in zip(table["weight_decay"], table["lr"])]
+    layers = table[_layers(table)]
+    least = layers.min(axis=1)
+    return table.assign(setting=settings, imbalance=(layers.max(axis=1) / least).where(least >= VANISHED))
+
+
+def _layers(table: pd.DataFrame) -> list[str]:
+    return [column for column in table if column.startswith(_LAYER)]
 
 
 def settled(table: pd.DataFrame) -> pd.DataFrame:
@@ -156,32 +168,13 @@ def over_levels(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def balance(runs: Sequence[Run]) -> pd.DataFrame:
-    """The squared norm of each layer of an MLP at the end of the run, biases of hidden layers included: equal at every stationary point.
-
-    Columns: weight_decay, lr, seed, W₁ ... W, and factor, the largest of them over the least. Runs without kept weights are left out.
-    """
-    rows = []
-    for run in runs:
-        if (state := run.states.get(run.spec.epochs)) is None:
-            continue
-        hidden = [_square(state, f"hidden.{i}.weight") + _square(state, f"hidden.{i}.bias") for i in range(run.spec.model.depth)]
-        norms = {f"$W_{i}$": norm for i, norm in enumerate(hidden, 1)} | {"$W$": _square(state, "classifier.weight")}
-        optimizer, factor = run.spec.optimizer, max(norms.values()) / min(norms.values())
-        rows.append({"weight_decay": optimizer.weight_decay, "lr": optimizer.lr, "seed": run.spec.seed, **norms, "factor": factor})
-    return labelled(pd.DataFrame(rows, columns=None if rows else ["weight_decay", "lr", "seed", "factor"]))
-
-
-def _square(state: Mapping[str, np.ndarray], name: str) -> float:
-    return float(np.square(state[name], dtype=np.float64).sum())
-
-
-def balance_table(balanced: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a numbered table of `balance`."""
-    layers = [column for column in balanced if column.startswith("$")]
-    numbers = balanced[[*layers, "factor"]].map(_any_size).to_numpy().tolist()
-    texts = [[setting, str(seed), *cells] for setting, seed, cells in zip(balanced["setting"], balanced["seed"], numbers)]
-    return ["Run", "Seed", *layers, "Largest / least"], texts
+def balance_table(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a numbered table, a run each: the squared norm of each layer at the end, and the largest over the least."""
+    ends, layers = last_epoch(table), _layers(table)
+    names = [f"$W_{name}$" if name.isdigit() else "$W$" for name in (layer.removeprefix(_LAYER) for layer in layers)]
+    numbers = ends[[*layers, "imbalance"]].map(_any_size).to_numpy().tolist()
+    texts = [[setting, str(seed), *cells] for setting, seed, cells in zip(ends["setting"], ends["seed"], numbers)]
+    return ["Run", "Seed", *names, "Largest / least"], texts
 
 
 def _any_size(value: float) -> str:
@@ -189,13 +182,17 @@ def _any_size(value: float) -> str:
     return power(float(f"{value:.1g}")) if 0 < value < 0.01 else number(value, 2 if value < 1000 else 0)
 
 
-def _balanced(balanced: pd.DataFrame) -> str:
-    factors = balanced.dropna(subset="factor").sort_values("factor")
-    if factors.empty:
-        return "No run kept finite weights: whether their layers are balanced is not known."
-    least, most = factors.iloc[0], factors.iloc[-1]
-    text = f"The largest squared norm of a layer is {_any_size(least['factor'])} times the least at {least['setting']}"
-    return text + (f" and {_any_size(most['factor'])} times at {most['setting']}." if len(factors) > 1 else ".")
+def _balanced(table: pd.DataFrame) -> str:
+    ends = last_epoch(table).dropna(subset="imbalance").sort_values("imbalance")
+    if ends.empty:
+        return "No run ended with finite weights in all its layers: whether they are balanced is not known."
+    least, most = ends.iloc[0], ends.iloc[-1]
+    text = f"At the end the largest squared norm of a layer is {_any_size(least['imbalance'])} times the least at {least['setting']}"
+    text += f" and {_any_size(most['imbalance'])} times at {most['setting']}" if len(ends) > 1 else ""
+    after = table[table["epoch"] > table["switch"]].groupby("key", sort=False)["imbalance"].first().loc[ends["key"]]
+    text += f"; right after the switch it was {' to '.join(dict.fromkeys(map(_any_size, (after.min(), after.max()))))} times the least."
+    lost = table["key"].nunique() - len(ends)
+    return text + (f" {counted(lost, 'run').capitalize()} ended without a layer left, and {'counts' if lost == 1 else 'count'} for neither." if lost else "")
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:
@@ -215,8 +212,8 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def texts(ends: pd.DataFrame, levels: pd.DataFrame, balanced: pd.DataFrame) -> dict[str, str]:
-    """The chapter's sentences, to glue: reference, gain, critical, foretold, rates, balanced, star, own_levels, drifts."""
+def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
+    """The chapter's sentences, to glue; table: of `labelled`. Names: reference, gain, critical, foretold, rates, balanced, star, own_levels, drifts."""
     strength = fitted_gain(ends)
     known = math.isfinite(strength)
     return {
@@ -225,7 +222,7 @@ def texts(ends: pd.DataFrame, levels: pd.DataFrame, balanced: pd.DataFrame) -> d
         "critical": power(float(f"{critical_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
         "foretold": _foretold(ends),
         "rates": _rates(ends),
-        "balanced": _balanced(balanced),
+        "balanced": _balanced(table),
         "star": _star(ends),
         "own_levels": _own_levels(levels),
         "drifts": _drifts(ends),

@@ -119,7 +119,7 @@ def quickest_text(onsets: pd.DataFrame, factor: Factor) -> str:
     if not times:
         return "no run collapsed, so that none can be called the quickest"
     best = min(times, key=lambda level: times[level].mean())
-    text = f"{factor.called(best)}, {with_interval(estimate(times[best]), 1)} epochs after the switch"
+    text = f"{factor.called(best)}, {with_interval(estimate(times[best]).within(0), 1)} epochs after the switch"
     if len(times) == 1:
         return f"{text}, the only one {factor.preposition} which a run collapsed"
     if min(map(len, times.values())) < 2:
@@ -242,8 +242,8 @@ def threshold_rows(strict: pd.DataFrame, loose: pd.DataFrame, factor: Factor) ->
         columns = []
         for which in ("loose", "strict"):
             crossed = (~cell[f"censored_{which}"]).sum()
-            columns += [f"{crossed} of {len(cell)}", with_interval(estimate(cell[f"fn_star_{which}"]))]
-        rows.append([factor.label(level), *columns, with_interval(estimate(cell["fn_star_loose"] / cell["fn_star_strict"]), 2)])
+            columns += [f"{crossed} of {len(cell)}", with_interval(estimate(cell[f"fn_star_{which}"]).within(0))]
+        rows.append([factor.label(level), *columns, with_interval(estimate(cell["fn_star_loose"] / cell["fn_star_strict"]).within(0), 2)])
     return rows
 
 
@@ -285,7 +285,7 @@ def ending_rows(ended: pd.DataFrame, factor: Factor) -> list[list[str]]:
     for level, cell in ended.groupby(factor.column):
         last = sorted(set(cell["last_epoch"]))
         span = f"{last[0]}" if len(last) == 1 else f"{last[0]} to {last[-1]}"
-        norms = [with_interval(estimate(cell[column])) for column in ("fn_star", "norm_end")]
+        norms = [with_interval(estimate(cell[column]).within(0)) for column in ("fn_star", "norm_end")]
         rows.append([factor.label(level), span, *norms, percent_with_interval(estimate(cell["drift"]), sign=True)])
     return rows
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from ncbook import analysis, metrics
-from ncbook.analysis import Estimate, estimate
+from ncbook.analysis import Estimate, bounds, estimate
 from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
 from ncbook.plots import NAMES, STYLE, Panel, _comma, _y_axis
@@ -60,7 +60,7 @@ def drift(evidence: Evidence) -> pd.DataFrame:
         for epoch in kept:
             those = [run for run in followed if epoch in run.states]
             seen = [(evidence.seen(run, min(run.states))[layer], evidence.seen(run, epoch)[layer]) for run in those]
-            rows.append({"metric": layer, "epoch": epoch, **estimate([float(metrics.linear_cka(*pair)) for pair in seen])._asdict()})
+            rows.append({"metric": layer, "epoch": epoch, **estimate([float(metrics.linear_cka(*pair)) for pair in seen]).within(*bounds("biased"))._asdict()})
     return pd.DataFrame(rows)
 
 
@@ -68,7 +68,7 @@ def drift(evidence: Evidence) -> pd.DataFrame:
 def cross_seed(evidence: Evidence) -> dict[str, Estimate]:
     """CKA between seeds of the networks kept at several epochs, layer by layer."""
     seen = [evidence.seen(run, evidence.epoch) for run in evidence.runs if len(run.states) > 1]
-    return {layer: pair_estimate(cka_matrix([one[layer] for one in seen])) for layer in LAYERS}
+    return {layer: pair_estimate(cka_matrix([one[layer] for one in seen])).within(*bounds("biased")) for layer in LAYERS}
 
 
 def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
