@@ -58,9 +58,9 @@ class Range(NamedTuple):
 
     def outcome(self, value: Estimate) -> str:
         """What the value's interval says: "held", "failed", or "undecided" if it reaches across a border or there is none."""
-        if not (math.isfinite(value.low) and math.isfinite(value.high)):
+        if math.isnan(value.low) or math.isnan(value.high):
             return UNDECIDED
-        if self.low < value.low and value.high < self.high:
+        if self.low < value.low and (value.high < self.high or math.isinf(self.high)):
             return HELD
         return FAILED if value.high <= self.low or value.low >= self.high else UNDECIDED
 

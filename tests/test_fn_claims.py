@@ -125,6 +125,15 @@ def test_the_interaction_of_the_grid():
     assert cases("grid_interaction", *tables[:2], scale="log")["log"].n == 0
 
 
+def test_a_moment_that_never_came_is_later_than_the_last_record():
+    table = runs(1e-4)
+    last = table["epoch"].max()
+    assert (waiting := cases("at_onset", table, value="T_NC")["all runs"]) == (last, last, math.inf, 3)
+    outcomes = [claims.Range(*ends).outcome(waiting) for ends in ((0, last), (0, last + 1), (last - 1, math.inf))]
+    assert outcomes == [claims.FAILED, claims.UNDECIDED, claims.HELD]
+    assert math.isnan(cases("at_onset", table, value="fn_star")["all runs"].mean)
+
+
 def test_interventions_are_held_against_untouched_runs():
     tables = runs([0.05, 0.06]), runs([0.05, 0.06], norm=3.3, factor=0.5, factor_epoch=30, target="features")
     (case, found), *_ = cases("intervention_shift", *[table[table["seed"] < 2] for table in tables], margin=0.08).items()

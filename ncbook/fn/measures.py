@@ -69,10 +69,16 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 
 @measure(low=0, unit="runs")
 def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None) -> Cases:
-    """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns."""
+    """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns.
+
+    T_NC is as late as the runs were observed, or later, if none of them crossed.
+    """
     where = where or {}
-    label = ", ".join(_level(column, level) for column, level in where.items())
-    return {label or "all runs": estimate(_where(_onsets(evidence), where)[value])}
+    label, runs = ", ".join(_level(column, level) for column, level in where.items()) or "all runs", _where(_onsets(evidence), where)
+    if value == "T_NC" and len(runs) and (runs["censored"] & ~runs["diverged"]).all():
+        observed = float(runs["last_epoch"].min())
+        return {label: Estimate(observed, observed, math.inf, len(runs))}
+    return {label: estimate(runs[value])}
 
 
 @measure(low=-1)
