@@ -13,7 +13,7 @@ import torch
 from ipywidgets import Widget
 from torch import Tensor
 
-from ncbook.analysis import Estimate
+from ncbook.analysis import Estimate, bounds
 from ncbook.explore.widgets import beside, dropdown, explorer, follow, slider
 from ncbook.metrics import _centred_unit
 from ncbook.pages import number
@@ -91,7 +91,7 @@ def pairs(found: Tables, widths: tuple[int, int], epoch: int) -> list[Pair]:
     return list(itertools.combinations(first, 2) if widths[0] == widths[1] else itertools.product(first, second))
 
 
-def layers_by_layers(table: pd.DataFrame, chosen: Sequence[Pair]) -> list[list[Estimate]]:
+def layers_by_layers(table: pd.DataFrame, chosen: Sequence[Pair], kind: str) -> list[list[Estimate]]:
     """`pair_estimate` over the pairs, of each layer of the first network (a row) with each of the second; a single pair has no interval.
 
     Which of two networks of one width comes first means nothing: the mean of several such pairs takes each in both orders.
@@ -103,7 +103,7 @@ def layers_by_layers(table: pd.DataFrame, chosen: Sequence[Pair]) -> list[list[E
         values[:, :, seeds.index(first.seed), seeds.index(second.seed)] = block
         if first.width == second.width and len(chosen) > 1:
             values[:, :, seeds.index(second.seed), seeds.index(first.seed)] = block.T
-    return [[pair_estimate(cell) for cell in row] for row in values]
+    return [[pair_estimate(cell).within(*bounds(kind)) for cell in row] for row in values]
 
 
 def pair_rows(found: Tables, chosen: Iterable[Pair]) -> pd.DataFrame:
@@ -184,7 +184,7 @@ def _compared(found: Tables, chosen: Sequence[Pair], seeds: tuple[int, int] | No
         return "<p>Fra queste reti non c’è nessuna coppia.</p>"
     single = len(chosen) == 1
     rows, columns = (f"W = {one.width}, seme {one.seed}" if single else f"W = {one.width}" for one in chosen[0])
-    cells = {kind: layers_by_layers(table, chosen) for kind, table in found.items()}
+    cells = {kind: layers_by_layers(table, chosen, kind) for kind, table in found.items()}
     where = f"{rows} (righe) e {columns} (colonne), epoca {_epoch(chosen[0][0].epoch)}"
     maps = [_heat_map(f"{KINDS[kind]}: {where}", "strato", LAYERS, LAYERS, cells[kind]) for kind in KINDS]
     biased, debiased = (order_text([cells[kind][i][i].mean for i in range(len(STEPS["resnet1d"]))]) for kind in KINDS)
