@@ -144,5 +144,8 @@ def test_layers_are_compared_by_their_squared_norms():
     said = settled._balanced(table)
     assert "is 1.00 times the least at λ = 10⁻⁴, rate 10⁻³ and 2.00 times at λ = 10⁻³, rate 10⁻³" in said
     assert said.endswith("right after the switch it was 1.00 to 99.02 times the least.")
+    vanished = settled.labelled(join(*runs, make_run("c", weight_decay=1e-2).assign(squared_norm_1=settled.VANISHED / 2)))
+    assert settled._balanced(vanished) == said + " 1 run diverged or ended with a vanished layer, and counts for neither."
+    assert settled.balance_table(vanished)[1][2][-1] == "n/a"
     lost = settled.labelled(make_run("a").assign(squared_norm_1=np.nan, squared_norm_classifier=np.nan))
     assert settled._balanced(lost).startswith("No run ended")

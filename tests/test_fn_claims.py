@@ -132,6 +132,9 @@ def test_a_moment_that_never_came_is_later_than_the_last_record():
     outcomes = [claims.Range(*ends).outcome(waiting) for ends in ((0, last), (0, last + 1), (last - 1, math.inf))]
     assert outcomes == [claims.FAILED, claims.UNDECIDED, claims.HELD]
     assert math.isnan(cases("at_onset", table, value="fn_star")["all runs"].mean)
+    early = falls_at(0.1) + SWITCH
+    mixed = cases("at_onset", runs([1e-4, 0.1, 0.1]), value="T_NC")["all runs"]
+    assert mixed == (pytest.approx((last + 2 * early) / 3), pytest.approx(early), math.inf, 3)
 
 
 def test_interventions_are_held_against_untouched_runs():

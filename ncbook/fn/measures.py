@@ -71,13 +71,15 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None) -> Cases:
     """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns.
 
-    T_NC is as late as the runs were observed, or later, if none of them crossed.
+    Where runs did not cross, the mean T_NC is no earlier than with their last records in place of it, and has no upper end: its interval
+    begins at the earliest of all, so that it can only speak against an earlier T_NC.
     """
     where = where or {}
     label, runs = ", ".join(_level(column, level) for column, level in where.items()) or "all runs", _where(_onsets(evidence), where)
-    if value == "T_NC" and len(runs) and (runs["censored"] & ~runs["diverged"]).all():
-        observed = float(runs["last_epoch"].min())
-        return {label: Estimate(observed, observed, math.inf, len(runs))}
+    waiting = runs["censored"] & ~runs["diverged"]
+    if value == "T_NC" and waiting.any():
+        observed = runs["T_NC"].fillna(runs["last_epoch"].where(waiting)).dropna()
+        return {label: Estimate(float(observed.mean()), float(observed.min()), math.inf, len(observed))}
     return {label: estimate(runs[value])}
 
 

@@ -192,7 +192,7 @@ def _balanced(table: pd.DataFrame) -> str:
     after = table[table["epoch"] > table["switch"]].groupby("key", sort=False)["imbalance"].first().loc[ends["key"]]
     text += f"; right after the switch it was {' to '.join(dict.fromkeys(map(_any_size, (after.min(), after.max()))))} times the least."
     lost = table["key"].nunique() - len(ends)
-    return text + (f" {counted(lost, 'run').capitalize()} ended with a vanished layer and {'counts' if lost == 1 else 'count'} for neither." if lost else "")
+    return text + (f" {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {'counts' if lost == 1 else 'count'} for neither." if lost else "")
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:
