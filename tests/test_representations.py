@@ -14,6 +14,7 @@ from ncbook.report import layer_pages
 from ncbook.spec import DataSpec, SpecError
 from ncbook.store import Run, Store
 from ncbook.sweep import load_runs, train_missing
+from ncbook.train import StackTrainer
 
 SPECS = exp1_specs([4], ["resnet1d", "cnn1d"], ["adam"], 1, [0, 1], 0.2, 0)
 
@@ -48,15 +49,28 @@ def clouds(points=60, dims=(7, 5, 9), classes=4):
 # Rebuilt networks
 
 
-def test_the_rebuilt_network_is_the_one_that_was_measured(runs, data):
+def assert_measured(run, data, errors, rel):
+    """The network rebuilt from `run` gives what was recorded in training."""
+    logits = rep.activations(run, 1, data.x_test)["logits"]
+    assert float((logits.argmax(1) != data.y_test).double().mean()) == pytest.approx(run.metrics["test_error"][-1], abs=errors)
+    features = rep.activations(run, 1, data.x_train)["features"]
+    weight = torch.from_numpy(run.states[1]["classifier.weight"])
+    for labels, y in (("noisy", data.y_noisy), ("clean", data.y_clean)):
+        for name, value in metrics.collapse_metrics(features, y, weight).items():
+            assert float(value) == pytest.approx(run.metrics[f"{name}_{labels}"][-1], rel=rel), name
+
+
+def test_the_rebuilt_network_is_the_one_that_was_measured(data):
+    for spec in SPECS:
+        trainer = StackTrainer([spec])
+        trainer.run_epoch()
+        result = trainer.results()[0]
+        assert_measured(Run(spec, {}, result["epochs"], result["metrics"], result["states"]), data, errors=0, rel=1e-4)
+
+
+def test_rounding_in_the_store_hardly_moves_what_a_network_measures(runs, data):
     for run in runs:
-        logits = rep.activations(run, 1, data.x_test)["logits"]
-        assert float((logits.argmax(1) != data.y_test).double().mean()) == run.metrics["test_error"][-1]
-        features = rep.activations(run, 1, data.x_train)["features"]
-        weight = torch.from_numpy(run.states[1]["classifier.weight"])
-        for labels, y in (("noisy", data.y_noisy), ("clean", data.y_clean)):
-            for name, value in metrics.collapse_metrics(features, y, weight).items():
-                assert float(value) == pytest.approx(run.metrics[f"{name}_{labels}"][-1], rel=1e-4), name
+        assert_measured(run, data, errors=2e-3, rel=1e-2)
 
 
 def test_the_last_layer_pooled_is_what_the_classifier_gets(runs, data):
@@ -228,7 +242,7 @@ def test_layer_collapse_ends_in_the_run_s_own_metrics(runs, data):
         for labels in ("noisy", "clean"):
             row = table[(table["layer"] == last) & (table["labels"] == labels)].iloc[0]
             for name in ("nc1", "nc1_trace_ratio", "nc2_equiangularity"):
-                assert row[name] == pytest.approx(run.metrics[f"{name}_{labels}"][-1], rel=1e-4)
+                assert row[name] == pytest.approx(run.metrics[f"{name}_{labels}"][-1], rel=1e-2)
             assert row["separation"] == pytest.approx(1 / (1 + row["nc1_trace_ratio"]))
 
 

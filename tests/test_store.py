@@ -19,6 +19,7 @@ def spec(seed=0, **changes):
 
 def make_run(seed=0, **changes):
     random = np.random.default_rng(seed)
+    weight = random.random((3, 2)).astype(np.float16).astype(np.float32)
     return Run(
         spec=spec(seed, **changes),
         provenance={
@@ -36,7 +37,7 @@ def make_run(seed=0, **changes):
         },
         epochs=np.arange(1, 6),
         metrics={"test_error": random.random(5), "nc1_noisy": np.array([1.0, 0.5, np.nan, np.nan, np.nan])},
-        states={epoch: {"blocks.0.weight": random.random((3, 2)).astype(np.float32), "steps": np.array(epoch)} for epoch in (0, 5)},
+        states={epoch: {"blocks.0.weight": weight, "steps": np.array(epoch)} for epoch in (0, 5)},
     )
 
 
@@ -70,6 +71,20 @@ def test_what_goes_in_comes_out(store):
     assert store.keys() == [KEY]
     assert_equal_runs(RUN, store.load(KEY))
     assert [path.name for path in store.own.iterdir()] == [f"{KEY}.npz"]
+
+
+def test_weights_come_back_rounded_to_half_precision(store):
+    weight = np.random.default_rng(0).normal(size=(50, 50)).astype(np.float32)
+    diverged = np.array([1e30, np.nan, 1.1], np.float32)
+    store.save(dataclasses.replace(RUN, states={epoch: {"weight": weight, "diverged": diverged} for epoch in RUN.states}))
+    back = store.load(KEY).states[5]
+    assert back["weight"].dtype == np.float32
+    np.testing.assert_allclose(back["weight"], weight, rtol=2**-11, atol=2**-25)
+    assert not np.array_equal(back["weight"], weight)
+    np.testing.assert_array_equal(back["diverged"], diverged)
+    first = store.path(KEY).read_bytes()
+    store.save(store.load(KEY))
+    assert store.path(KEY).read_bytes() == first
 
 
 def test_equal_runs_are_equal_bytes(store, tmp_path):
