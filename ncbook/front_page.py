@@ -146,8 +146,8 @@ def texts(last: pd.DataFrame, means: pd.DataFrame, widths: Sequence[int]) -> dic
     return {
         "front_errors": f"The test error {shape}: {listing(errors)}.",
         "front_order": f"NC1, the scatter within classes divided by that between them, is greatest at W = {greatest(NOISY)} for the labels "
-        f"trained on, and at W = {greatest(CLEAN)} for the true ones; at W = {max(widths)} it is {value(NOISY, max(widths))} "
-        f"and {value(CLEAN, max(widths))}.",
+        f"trained on and {'also' if greatest(CLEAN) == greatest(NOISY) else f'at W = {greatest(CLEAN)}'} for the true ones; at "
+        f"W = {max(widths)} it is {value(NOISY, max(widths))} and {value(CLEAN, max(widths))}.",
         "front_seeds": seeds_text(means["n"].max()),
     }
 
