@@ -80,7 +80,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _rounded(weights: np.ndarray) -> np.ndarray:
-    """Weights in half precision; as they are where that has no number for them."""
+    """Weights in half precision; as they are if one is too large for it, or not finite."""
     with np.errstate(over="ignore"):
         half = weights.astype(np.float16)
     return half if weights.dtype.kind == "f" and np.isfinite(half).all() else weights

@@ -8,6 +8,7 @@ import torch
 from ncbook import analysis, metrics, models
 from ncbook import representations as rep
 from ncbook.analysis import Estimate
+from ncbook.chapters import CHAPTERS, chapter_specs
 from ncbook.data import load
 from ncbook.experiments import exp1_specs, exp4_specs
 from ncbook.report import layer_pages
@@ -71,6 +72,15 @@ def test_the_rebuilt_network_is_the_one_that_was_measured(data):
 def test_rounding_in_the_store_hardly_moves_what_a_network_measures(runs, data):
     for run in runs:
         assert_measured(run, data, errors=2e-3, rel=1e-2)
+
+
+def test_published_weights_measure_what_training_recorded():
+    for run in load_runs(chapter_specs(CHAPTERS["layers"], {}), Store()):
+        table = rep.layer_collapse(run, run.spec.epochs, load(run.spec.data))
+        last = table[table["layer"] == list(rep.STEPS[run.spec.model.name])[-1]]
+        for _, row in last.iterrows():
+            for name in ("nc1", "nc1_trace_ratio", "nc2_equiangularity"):
+                assert row[name] == pytest.approx(run.metrics[f"{name}_{row['labels']}"][-1], rel=1e-2), (run.spec.key, name)
 
 
 def test_the_last_layer_pooled_is_what_the_classifier_gets(runs, data):
