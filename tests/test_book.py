@@ -55,7 +55,9 @@ LOOK = """async () => {
         scroll_width: document.documentElement.scrollWidth,
         lost_images: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src),
         clipped: [...all("img, svg.flow"), ...document.querySelectorAll(".prev-next-area *")]
-            .filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 100)),
+            .filter(e => e.getBoundingClientRect().right > innerWidth)
+            .concat(all("div.math, div.math mjx-container").filter(e => e.scrollWidth > e.clientWidth + 1))
+            .map(e => e.outerHTML.slice(0, 100)),
         untypeset: formulas.filter(e => !e.querySelector("mjx-container") || e.querySelector("mjx-merror, [data-mjx-error]")).length,
         language: article.querySelector("h1").closest("[lang]").lang,
         links: [...document.querySelectorAll("a[href]")].map(a => a.href),
