@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d, pad
 
-from ncbook.vector import LINE_BYTES, multiply, transform, transpose
+from ncbook.vector import LINE_BYTES, ROWS, multiply, transform, transpose
 
 # No flag here assumes that NaN does not occur: a diverged network must stay visible.
 # The cache is renewed when this file changes, not when `ncbook.vector` does: after an edit there, delete __pycache__.
@@ -182,7 +182,7 @@ def _convolve(x, weight, adjoint, y):
     members, channels, positions, lines, line = x.shape
     out = y.shape[1]
     # one row more than channels keeps the parts of a tile out of each other's cache sets
-    v, m = np.empty((_PRODUCTS, lines, channels + 1, line), x.dtype), np.empty((_PRODUCTS, 6, line), x.dtype)
+    v, m = np.empty((_PRODUCTS, lines, channels + 1, line), x.dtype), np.empty((_PRODUCTS, ROWS, line), x.dtype)
     u, zeros, unused = np.empty((_PRODUCTS, out, channels), x.dtype), np.zeros(line, x.dtype), np.empty(line, x.dtype)
     for s in range(members):
         for o in range(out):
@@ -195,8 +195,8 @@ def _convolve(x, weight, adjoint, y):
             for c in range(channels):
                 _input_by_line(x, (s, c, start - 1), v, (0, 0, c), lines, start - 1, positions, zeros)
             for q in range(lines):
-                for o in range(0, out, 6):
-                    size = min(6, out - o)
+                for o in range(0, out, ROWS):
+                    size = min(ROWS, out - o)
                     for k in range(_PRODUCTS):
                         multiply(u, (k, o), v, (k, q), m, (k,), size, channels, False)
                     _output_tile(m, (0,), y, (s, o, start, q), size, start, positions, unused)
