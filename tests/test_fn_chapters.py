@@ -116,6 +116,27 @@ def test_norms_at_rest_are_foretold_from_the_reference_alone():
     assert said["foretold"].startswith("At λ = 10⁻³") and said["foretold"].count(" 0 % from it") == 2
 
 
+def test_vanished_features_are_counted_and_not_averaged():
+    norm = equilibrium_norm(1e-3, 1.4, 5)
+    runs = [make_run("a", norm=equilibrium_norm(1e-4, 1.4, 5), approach=0.2)]
+    runs += [make_run(f"b{seed}", weight_decay=1e-3, seed=seed, norm=norm, approach=0.2) for seed in (0, 1)]
+    runs.append(make_run("b2", weight_decay=1e-3, seed=2, norm=1e-5).assign(squared_norm_1=settled.VANISHED / 2))
+    table = settled.labelled(join(*runs))
+    ends = settled.predicted(settled.settled(table))
+    said = settled.texts(table, ends, settled.norms_at_levels(table, ends))
+    assert "the features vanish in 1 of 3 runs" in said["foretold"] and said["foretold"].endswith("measured in the rest, 0 % from it.")
+    assert said["drifts"].endswith("where the features have not vanished.") and settled.rows(ends)[-1][4] == "vanished"
+    gone = ends[ends["key"].isin(["a", "b2"])]
+    assert settled.texts(table, gone, settled.norms_at_levels(table, gone))["foretold"].endswith("is foretold and all features vanish.")
+
+
+def test_rates_are_told_with_intervals():
+    runs = [make_run(f"{lr}{seed}", lr=lr, seed=seed, norm=norm + 0.1 * seed) for lr, norm in ((1e-3, 1.0), (2e-3, 1.1)) for seed in (0, 1, 2)]
+    table = settled.labelled(join(*runs))
+    said = settled.texts(table, ends := settled.settled(table).assign(predicted=1.0), settled.norms_at_levels(table, ends))["rates"]
+    assert said.count("[") == 2 and ", with overlapping intervals," in said
+
+
 def test_norms_at_levels_are_shares_of_the_final_norm():
     table = settled.labelled(make_run("a"))
     ends = settled.settled(table)

@@ -112,8 +112,20 @@ def test_settings_are_ranked_by_their_distance_in_logarithms():
     texts = calibration.choice_texts(table)
     assert "number 3 of the 3" in texts["choice"] and texts["search"].startswith("Of 4 settings, 3 collapsed")
     assert texts["fitting"].startswith("2 settings have") and "fn* 0.966 to 1.063" in texts["fitting"]
-    assert calibration.setting_rows(table)[2][1] == "**Adam 10⁻³, mean**" and calibration.setting_rows(table)[3][4] == "not reached"
-    assert [row[0] for row in calibration.setting_rows(table)] == ["1", "2", "3", "n/a"]
+    rows = calibration.setting_rows(table)
+    assert rows[2][:4] == ["**Adam 10⁻³, mean**", "1 of 1", "27.0", "2.126"] and rows[3][1:4] == ["0 of 1", "27.0", "n/a"]
+
+
+@pytest.mark.parametrize(("spread", "apart"), [(0.01, True), (0.2, False)])
+def test_seeds_say_whether_the_baseline_and_the_nearest_setting_differ(spread, apart):
+    specs = fn_calibration_specs([256], ["adam 0.001"], [128], ["mean", "sum"], ["kept"], seeds=[0, 1, 2], **SHARED)
+    found = course.courses(table([made_up(spec) for spec in specs]), 0.01).assign(norm_early=27.0)
+    centres = found["reduction"].map({"mean": 1.3, "sum": 1.1})
+    searched = calibration.settings(found.assign(fn_star=centres + spread * (found["seed"] - 1)), paper.BASELINE)
+    assert searched["chosen"].tolist() == [False, True]
+    assert ("seeds do not tell the two apart" in calibration.choice_texts(searched)["choice"]) == (not apart)
+    if apart:
+        assert calibration.setting_rows(searched)[1][3] == "1.300 [1.275, 1.325]"
 
 
 def test_no_setting_fits_where_none_is_near():

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ncbook.analysis import Estimate, estimate
 from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import require
-from ncbook.fn.pages import MISSING, counted, listing, name, number, percent, power
+from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, power, with_interval
 from ncbook.fn.paper import Reported
 from ncbook.fn.plots import _CYCLE, _axis, _finish
 from ncbook.plots import STYLE
@@ -45,7 +46,8 @@ def settings(courses: pd.DataFrame, reported: dict[str, Reported]) -> pd.DataFra
     """One row a setting, nearest to the paper first.
 
     Columns: `AXES`, setting (its name), runs, censored, diverged, norm_early, since_switch and fn_star (means over the runs that have
-    them), distance, and chosen (it is the baseline's). The index is the order in `courses`.
+    them; with their intervals as norm_early_mean, _low, _high, _n and so on), distance, and chosen (it is the baseline's). The index is
+    the order in `courses`.
 
     distance: the mean over `NORMS` of |ln(ours / the paper's)|; NaN, and last, where a norm is unknown because no run collapsed. The onset
     is left out of it: an epoch has other numbers of steps where there are fewer images.
@@ -64,11 +66,13 @@ def settings(courses: pd.DataFrame, reported: dict[str, Reported]) -> pd.DataFra
     rows = []
     for group, cell in courses.groupby(AXES, sort=False):
         row = dict(zip(AXES, group))
-        means = {column: float(cell[column].mean()) for column in (*NORMS, "since_switch")}
+        estimates = {column: estimate(cell[column]).within(0) for column in (*NORMS, "since_switch")}
+        means = {column: value.mean for column, value in estimates.items()}
+        fields = {f"{column}_{field}": value for column, one in estimates.items() for field, value in one._asdict().items()}
         offs = [abs(math.log(means[ours] / reported[theirs].value)) for ours, theirs in NORMS.items()]
         counts = {"runs": len(cell), "censored": int(cell["censored"].sum()), "diverged": int(cell["diverged"].sum())}
         judged = {"distance": float(np.mean(offs)), "chosen": group == base}
-        rows.append({**row, "setting": _setting_name(row, varied), **counts, **means, **judged})
+        rows.append({**row, "setting": _setting_name(row, varied), **counts, **means, **fields, **judged})
     return pd.DataFrame(rows).sort_values("distance", kind="stable")
 
 
@@ -77,17 +81,16 @@ def _off(distance: float) -> str:
 
 
 def setting_rows(table: pd.DataFrame) -> list[list[str]]:
-    """Rows for a `pages.numbered_table`: rank where there is a fn*, setting (the baseline's bold), fn at epoch 10, fn*,
-    epochs from switch to T_NC, off by.
+    """Rows for a `pages.numbered_table`: setting (the baseline's bold), how many of its runs collapsed, fn at epoch 10, fn* and epochs
+    from switch to T_NC over those that did, off by.
     """
     rows = []
-    for rank, row in enumerate(table.to_dict("records"), 1):
-        onset = number(row["since_switch"], 1)
-        if row["censored"] == row["runs"]:
-            onset = "diverged" if row["diverged"] == row["runs"] else "not reached"
+    for row in table.to_dict("records"):
+        collapsed = f"{row['runs'] - row['censored']} of {row['runs']}" + (f", {row['diverged']} diverged" if row["diverged"] else "")
         label = f"**{row['setting']}**" if row["chosen"] else row["setting"]
-        place = str(rank) if math.isfinite(row["distance"]) else MISSING
-        rows.append([place, label, number(row["norm_early"], 1), number(row["fn_star"]), onset, _off(row["distance"])])
+        shown = {"norm_early": 1, "fn_star": 3, "since_switch": 0}
+        cells = [with_interval(column_estimate(row, column), digits) for column, digits in shown.items()]
+        rows.append([label, collapsed, *cells, _off(row["distance"])])
     return rows
 
 
@@ -99,8 +102,9 @@ def choice_texts(table: pd.DataFrame) -> dict[str, str]:
     """
     known = table[table["distance"].notna()]
     diverged = int((table["diverged"] == table["runs"]).sum())
-    search = f"Of {counted(len(table), 'setting')}, {len(known) or 'none'} collapsed within the epochs trained"
-    texts = {"search": search + (f" and {diverged} diverged." if diverged else ".")}
+    some, every = (" with at least one seed", " with every seed") if (table["runs"] > 1).any() else ("", "")
+    search = f"Of {counted(len(table), 'setting')}, {len(known) or 'none'} collapsed{some} within the epochs trained"
+    texts = {"search": search + (f" and {diverged} diverged{every}." if diverged else ".")}
     texts["nearest"] = (
         f"Nearest to the paper comes {known.iloc[0]['setting']}, {_off(known.iloc[0]['distance'])} off."
         if len(known)
@@ -119,7 +123,17 @@ def _choice(table: pd.DataFrame, known: pd.DataFrame) -> str:
     rank = known.index.get_loc(setting.name) + 1
     off = _off(setting["distance"])
     place = "the only one that has a rank" if len(known) == 1 else f"number {rank} of the {len(known)} that have a rank"
-    return f"The book's baseline, {setting['setting']}, is {place}, {off} off."
+    told = f"The book's baseline, {setting['setting']}, is {place}, {off} off."
+    if rank == 1:
+        return told
+    nearest = known.iloc[0]
+    alike = all(_overlap(column_estimate(setting, norm), column_estimate(nearest, norm)) for norm in NORMS)
+    return told + (" The intervals of both its norms overlap with the nearest setting's: seeds do not tell the two apart." if alike else "")
+
+
+def _overlap(one: Estimate, other: Estimate) -> bool:
+    """Whether both have an interval and these meet."""
+    return one.low <= other.high and other.low <= one.high
 
 
 def _fitting(known: pd.DataFrame) -> str:

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ncbook.analysis import last_epoch
+from ncbook.analysis import estimate, last_epoch
 from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain
 from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
-from ncbook.fn.pages import MISSING, counted, listing, number, percent, power
+from ncbook.fn.pages import MISSING, counted, listing, number, percent, power, with_interval
 from ncbook.plots import _CYCLE, _WIDTH, STYLE, Panel
 
 TAIL = 50
@@ -46,7 +46,8 @@ def settled(table: pd.DataFrame) -> pd.DataFrame:
     """`onset.onsets` of a table of `labelled` with where the norm ends, a row a run.
 
     Columns besides: final (norm at the last finite record), drift (its change over the last `TAIL` epochs, relative; NaN where fewer were
-    recorded after the switch), final_nc1, ratio (fn* over final) and reference (the baseline's own rate and weight decay).
+    recorded after the switch), final_nc1, ratio (fn* over final), vanished (a layer has, by the last epoch) and reference (the
+    baseline's own rate and weight decay).
     """
     rows = []
     for _, path in trajectories(table):
@@ -57,9 +58,10 @@ def settled(table: pd.DataFrame) -> pd.DataFrame:
         drift = path.norm[-1] / path.norm[back][-1] - 1 if back.any() else math.nan
         rows.append((path.norm[-1], drift, path.metric[-1]))
     found = onsets(table, THRESHOLD).join(pd.DataFrame(rows, columns=["final", "drift", "final_nc1"]))
-    optimizer = BASELINE.optimizer
+    optimizer, last = BASELINE.optimizer, last_epoch(table).set_index("key")
     return found.assign(
         ratio=found["fn_star"] / found["final"],
+        vanished=found["key"].map(last[_layers(table)].min(axis=1) < VANISHED),
         reference=(found["weight_decay"] == optimizer.weight_decay) & (found["lr"] == optimizer.lr),
     )
 
@@ -145,12 +147,12 @@ def over_weight_decay(ends: pd.DataFrame) -> Figure:
     return figure
 
 
-def over_levels(found: pd.DataFrame) -> Figure:
-    """fn at each level of NC1, over the run's final norm: a line for each run, a colour for each setting."""
+def over_levels(found: pd.DataFrame, ends: pd.DataFrame) -> Figure:
+    """fn at each level of NC1, over the run's final norm: a line for each run, a colour for each setting, as it has among all `ends`."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
-        colors = {setting: _CYCLE[i % len(_CYCLE)] for i, setting in enumerate(found["setting"].unique())}
+        colors = {setting: _CYCLE[i % len(_CYCLE)] for i, setting in enumerate(ends["setting"].unique())}
         for (setting, _), run in found.groupby(["setting", "key"], sort=False):
             ax.plot(run["level"], run["share"], "o-", color=colors[setting])
         ax.axvline(THRESHOLD, color="0.4", lw=1.2, ls=":")
@@ -162,7 +164,8 @@ def over_levels(found: pd.DataFrame) -> Figure:
         ax.set_ylabel("fn then / fn at the end")
         if found.empty:
             ax.text(0.5, 0.5, "no run fell below any of them", transform=ax.transAxes, ha="center", color="0.35")
-        handles = [Line2D([], [], color=color, marker="o", label=setting) for setting, color in colors.items()]
+        shown = found["setting"].unique()
+        handles = [Line2D([], [], color=color, marker="o", label=setting) for setting, color in colors.items() if setting in shown]
         handles.append(Line2D([], [], color="0.4", ls=":", label="threshold of $T_{NC}$"))
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
@@ -203,7 +206,7 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
             str(run["seed"]),
             number(run["predicted"]) + (" (given)" if run["reference"] and math.isfinite(run["predicted"]) else ""),
             number(run["final"]),
-            percent(run["drift"], sign=True),
+            "vanished" if run["vanished"] else percent(run["drift"], sign=True),
             number(run["fn_star"]),
             number(run["ratio"], 2),
             power(float(f"{run['final_nc1']:.1g}")) if math.isfinite(run["final_nc1"]) else MISSING,
@@ -214,10 +217,10 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
 
 def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
     """The chapter's sentences, to glue; table: of `labelled`. Names: reference, gain, critical, foretold, rates, balanced, star, own_levels, drifts."""
-    strength = fitted_gain(ends)
+    strength, optimizer = fitted_gain(ends), BASELINE.optimizer
     known = math.isfinite(strength)
     return {
-        "reference": f"λ = {power(BASELINE.optimizer.weight_decay)}, rate {power(BASELINE.optimizer.lr)}",
+        "reference": f"{'runs' if ends['reference'].sum() > 1 else 'run'} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
         "gain": number(strength, 2) if known else f"{MISSING} (no run at the reference fits its data)",
         "critical": power(float(f"{critical_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
         "foretold": _foretold(ends),
@@ -235,21 +238,30 @@ def _foretold(ends: pd.DataFrame) -> str:
         return "There is no second weight decay whose norm could be foretold."
     parts = []
     for decay, runs in others.groupby("weight_decay"):
-        measured, foretold = runs["final"].mean(), runs["predicted"].iloc[0]
-        off = f", {percent(round(measured / foretold - 1, 3), sign=True)} from it" if foretold else ""
-        parts.append(f"at λ = {power(decay)}, {number(foretold)} is foretold and {number(measured)} measured{off}")
+        foretold, kept = runs["predicted"].iloc[0], runs[~runs["vanished"]]
+        lost = len(runs) - len(kept)
+        told = [f"at λ = {power(decay)}, {number(foretold)} is foretold"]
+        if lost:
+            told.append("all features vanish" if kept.empty else f"the features vanish in {lost} of {counted(len(runs), 'run')}")
+        if len(kept):
+            measured = estimate(kept["final"]).within(0)
+            off = f", {percent(round(measured.mean / foretold - 1, 3), sign=True)} from it" if foretold else ""
+            told.append(f"{with_interval(measured)} measured{' in the rest' if lost else ''}{off}")
+        parts.append(" and ".join(told))
     return f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}."
 
 
 def _rates(ends: pd.DataFrame) -> str:
     same = ends[ends["weight_decay"] == BASELINE.optimizer.weight_decay].dropna(subset="final")
-    means = same.groupby("lr")["final"].mean()
-    if len(means) < 2:
+    norms = {lr: estimate(runs["final"]).within(0) for lr, runs in same.groupby("lr")}
+    if len(norms) < 2:
         return "Only one learning rate was trained at the reference's weight decay."
-    apart = means.max() / means.min() - 1
-    told = f"the final norm is {listing(f'{number(value)} at rate {power(lr)}' for lr, value in means.items())}"
+    least, most = (choose(norms.values(), key=lambda norm: norm.mean) for choose in (min, max))
+    apart = most.mean / least.mean - 1
+    told = f"the final norm is {listing(f'{with_interval(norm)} at rate {power(lr)}' for lr, norm in norms.items())}"
     close = "equal to within" if apart < NEAR else "apart by"
-    return f"Over learning rates {told}: {close} {percent(round(apart, 3))}, where the model has no rate at all."
+    overlap = ", with overlapping intervals" if least.high > most.low else ""
+    return f"Over learning rates {told}: {close} {percent(round(apart, 3))}{overlap}, where the model has no rate at all."
 
 
 def _star(ends: pd.DataFrame) -> str:
@@ -274,8 +286,9 @@ def _own_levels(levels: pd.DataFrame) -> str:
 
 
 def _drifts(ends: pd.DataFrame) -> str:
-    known = ends["drift"].dropna()
+    known = ends.loc[~ends["vanished"], "drift"].dropna()
     if known.empty:
         return f"The runs are too short to say whether the norm still moves: less than {TAIL} epochs after the switch."
     ends_of_it = dict.fromkeys(percent(round(drift, 3), sign=True) for drift in (known.min(), known.max()))
-    return f"Over the last {TAIL} epochs the norm changed by {' to '.join(ends_of_it)}."
+    where = " where the features have not vanished" if ends["vanished"].any() else ""
+    return f"Over the last {TAIL} epochs the norm changed by {' to '.join(ends_of_it)}{where}."
