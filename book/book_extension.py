@@ -3,7 +3,7 @@
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
 code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
 row; {it}`parola` marks a word as Italian. The front page has all verdicts in strips. The page on performance reads
-`{{ exp1_table }}` and its like, which are made here from what the benchmark saved.
+`{{ exp1_table }}` and its like, which are made here from what the benchmark saved; that on re-execution `{{ aims_table }}`.
 """
 
 import ast
@@ -21,6 +21,9 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from ncbook.chapters import aims, chapter_specs, command, find_chapter
+from ncbook.store import Store
 
 BENCH = Path(__file__).with_name("bench.json")
 LEDGER = Path(__file__).with_name("claims.yml")
@@ -129,9 +132,21 @@ def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def add_bench(app: Sphinx, config: Config) -> None:
+def aims_table() -> str:
+    """What is still to be trained, as Markdown: a row for each chapter of `chapters.aims`."""
+    published, rows = Store().published, []
+    for name, given in aims().items():
+        chapter = find_chapter(name)
+        specs = chapter_specs(chapter, given)
+        there = sum((published / f"{spec.key}.npz").is_file() for spec in specs)
+        rows.append(f"| {chapter.title} | {there} of {len(specs)} | `{command('sweep', chapter, given)}` |")
+    return "\n".join(["| chapter | networks there | the rest |", "|:--|--:|:--|", *rows])
+
+
+def add_texts(app: Sphinx, config: Config) -> None:
     for sweep, bench in json.loads(BENCH.read_text(encoding="utf-8")).items():
         config.myst_substitutions |= bench_texts(sweep, bench)
+    config.myst_substitutions["aims_table"] = aims_table()
 
 
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
@@ -159,7 +174,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("verdict-strip", VerdictStrip)
     app.add_role("it", CustomRole("it", generic_custom_role, {"class": ["language-it"]}))
     app.add_js_file(None, body=SEARCH_ON_DISK)
-    app.connect("config-inited", add_bench, priority=100)
+    app.connect("config-inited", add_texts, priority=100)
     app.connect("doctree-read", mark_language)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_html)

@@ -193,6 +193,11 @@ def chapter_specs(chapter: Chapter, given: Mapping[str, Any]) -> list[RunSpec]:
     return chapter.specs(**{name: values[name] for name in inspect.signature(chapter.specs).parameters})
 
 
+def aims() -> dict[str, dict[str, Any]]:
+    """By chapter: the parameters of book/aims.yml, beyond its defaults, that it is to have in the end."""
+    return yaml.safe_load((ROOT / "book" / "aims.yml").read_text(encoding="utf-8"))
+
+
 def changed(chapter: Chapter, values: Mapping[str, Any]) -> dict[str, Any]:
     """Of a mapping that has all of the chapter's parameters, and maybe more, those parameters that are not at their defaults."""
     return {name: values[name] for name, parameter in parameters(chapter).items() if values[name] != parameter.default}

@@ -246,8 +246,8 @@ def _foretold(ends: pd.DataFrame) -> str:
         if len(kept):
             measured = estimate(kept["final"]).within(0)
             off = f", {percent(round(measured.mean / foretold - 1, 3), sign=True)} from it" if foretold else ""
-            told.append(f"{with_interval(measured)} measured{' in the rest' if lost else ''}{off}")
-        parts.append(" and ".join(told))
+            told.append(f"{with_interval(measured)} is measured{' in the rest' if lost else ''}{off}")
+        parts.append(listing(told))
     return f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}."
 
 
