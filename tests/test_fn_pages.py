@@ -10,7 +10,7 @@ from test_fn_notebooks import made_up
 
 from ncbook.analysis import Estimate
 from ncbook.fn import calibration, course, grid, pages, paper, plots
-from ncbook.fn.experiments import fn_baseline_specs, fn_calibration_specs, fn_grid_specs
+from ncbook.fn.experiments import fn_baseline_specs, fn_calibration_specs, fn_grid_specs, fn_width_specs
 from ncbook.fn.onset import onsets
 from ncbook.sweep import table
 
@@ -97,7 +97,7 @@ def test_the_papers_value_lies_inside_the_interval_or_not(values, told):
 
 def searched(norms, early=27.0):
     """Settings whose fn* are `norms`, NaN where they did not collapse."""
-    specs = fn_calibration_specs([256], ["adam 0.001", "sgd 0.05"], [128], ["mean", "sum"], ["kept"], seeds=[0], **SHARED)
+    specs = fn_calibration_specs(["adam 0.001", "sgd 0.05"], ["mean", "sum"], ["kept"], [256], [1e-3], [128], seeds=[0], **SHARED)
     found = course.courses(table([made_up(spec) for spec in specs]), 0.01)
     norms = np.array(norms)
     return calibration.settings(found.assign(fn_star=norms, norm_early=early, censored=np.isnan(norms)), paper.BASELINE)
@@ -116,9 +116,22 @@ def test_settings_are_ranked_by_their_distance_in_logarithms():
     assert rows[2][:4] == ["**Adam 10⁻³, mean**", "1 of 1", "27.0", "2.126"] and rows[3][1:4] == ["0 of 1", "27.0", "n/a"]
 
 
+def test_widths_rates_and_batches_are_searched_one_at_a_time():
+    specs = fn_calibration_specs(["adam 0.001"], ["mean", "sum"], ["kept"], [64, 256], [1e-3, 2e-3], [128, 256], seeds=[0], **SHARED)
+    assert len(specs) == 5
+    found = course.courses(table([made_up(spec) for spec in specs]), 0.01)
+    names = set(calibration.settings(found, paper.BASELINE)["setting"])
+    assert names == {"Adam 10⁻³, mean", "Adam 10⁻³, sum", "Adam 10⁻³, mean, 64 units", "Adam 2·10⁻³, mean", "Adam 10⁻³, mean, batches of 256"}
+
+
+def test_networks_that_differ_in_width_alone_are_told_once():
+    specs = [*fn_width_specs([512, 64], seeds=[0], **SHARED), *fn_grid_specs(["mnist"], 4, 300, 10, 90, [0])]
+    assert pages.setting_texts([made_up(spec) for spec in specs])["model"] == "MLP with 5 hidden layers of 64, 256 and 512 units and ResNet-20 of width 4"
+
+
 @pytest.mark.parametrize(("spread", "apart"), [(0.01, True), (0.2, False)])
 def test_seeds_say_whether_the_baseline_and_the_nearest_setting_differ(spread, apart):
-    specs = fn_calibration_specs([256], ["adam 0.001"], [128], ["mean", "sum"], ["kept"], seeds=[0, 1, 2], **SHARED)
+    specs = fn_calibration_specs(["adam 0.001"], ["mean", "sum"], ["kept"], [256], [1e-3], [128], seeds=[0, 1, 2], **SHARED)
     found = course.courses(table([made_up(spec) for spec in specs]), 0.01).assign(norm_early=27.0)
     centres = found["reduction"].map({"mean": 1.3, "sum": 1.1})
     searched = calibration.settings(found.assign(fn_star=centres + spread * (found["seed"] - 1)), paper.BASELINE)

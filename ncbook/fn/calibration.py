@@ -32,14 +32,15 @@ def optimizer_name(runs: pd.DataFrame) -> pd.Series:
     return runs["optimizer"].map(name) + " " + runs["lr"].map(power)
 
 
+def _size(row: Mapping[str, Any]) -> list[str]:
+    """Width and batch size, where they are not the baseline's."""
+    width = [f"{row['width']} units"] if row["width"] != BASELINE.model.width else []
+    return width + ([f"batches of {row['batch_size']}"] if row["batch_size"] != BASELINE.batch_size else [])
+
+
 def _setting_name(row: Mapping[str, Any], varied: Sequence[str]) -> str:
-    parts = {
-        "width": f"{row['width']} units",
-        "batch_size": f"batches of {row['batch_size']}",
-        "reduction": row["reduction"],
-        "optimizer_state": row["optimizer_state"],
-    }
-    return ", ".join([f"{name(row['optimizer'])} {power(row['lr'])}", *(text for axis, text in parts.items() if axis in varied)])
+    loss = [row[axis] for axis in ("reduction", "optimizer_state") if axis in varied]
+    return ", ".join([f"{name(row['optimizer'])} {power(row['lr'])}", *loss, *_size(row)])
 
 
 def settings(courses: pd.DataFrame, reported: dict[str, Reported]) -> pd.DataFrame:
@@ -98,7 +99,7 @@ def choice_texts(table: pd.DataFrame) -> dict[str, str]:
     """Sentences on a table of `settings`.
 
     search: how many collapsed; nearest; choice: where the baseline stands; fitting: which fit, and what these disagree on; by_optimizer:
-    fn* under each optimiser.
+    fn* under each optimiser and rate, at the baseline's width and batch size.
     """
     known = table[table["distance"].notna()]
     diverged = int((table["diverged"] == table["runs"]).sum())
@@ -158,10 +159,11 @@ def _fitting(known: pd.DataFrame) -> str:
 
 
 def _by_optimizer(known: pd.DataFrame) -> str:
-    if known.empty:
+    same = known[[not _size(row) for row in known.to_dict("records")]]
+    if same.empty:
         return "No setting collapsed, so that nothing can be said of fn* under different optimisers."
     parts = []
-    for optimizer, cell in known.assign(by=optimizer_name(known)).groupby("by", sort=False):
+    for optimizer, cell in same.assign(by=optimizer_name(same)).groupby("by", sort=False):
         low, high = number(cell["fn_star"].min()), number(cell["fn_star"].max())
         parts.append(f"{optimizer}: {low}" + (f" to {high}" if low != high else ""))
     return f"fn* by optimiser and rate: {'; '.join(parts)}."
@@ -170,7 +172,8 @@ def _by_optimizer(known: pd.DataFrame) -> str:
 def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
     """Each setting by its fn at epoch 10 and its fn*, with the paper's pair; settings that did not collapse are ticks below the axis.
 
-    Colour: optimiser; marker: reduction of the squared error; hollow: the optimiser starts anew at the switch. table: of `settings`.
+    Colour: optimiser; marker: reduction of the squared error; hollow: the optimiser starts anew at the switch; words: another width or
+    batch size than the baseline's. table: of `settings`.
     """
     optimizers = list(dict.fromkeys(optimizer_name(table.sort_index())))
     with mpl.rc_context(STYLE):
@@ -183,6 +186,7 @@ def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
             else:
                 fill = color if row["optimizer_state"] == "kept" else "none"
                 ax.plot(row["norm_early"], row["fn_star"], _MARKERS[row["reduction"]], mfc=fill, mec=color, ms=9, mew=1.6, alpha=0.85)
+                ax.annotate(" ".join(_size(row)), (row["norm_early"], row["fn_star"]), xytext=(8, 0), textcoords="offset points", va="center", size="small")
         ax.plot(reported["terminal_norm"].value, reported["fn_star"].value, "*", color="0.15", ms=16)
         ax.set_xlabel("fn at epoch 10")
         ax.set_ylabel("fn*")

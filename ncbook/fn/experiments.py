@@ -67,29 +67,30 @@ def _optimizers(names: list[str]) -> list[OptimizerSpec]:
 
 
 def fn_calibration_specs(
-    widths: list[int],
     optimizers: list[str],
-    batch_sizes: list[int],
     reductions: list[str],
     optimizer_states: list[str],
+    widths: list[int],
+    learning_rates: list[float],
+    batch_sizes: list[int],
     data: str,
     subset: int,
     switch: int,
     epochs: int,
     seeds: list[int],
 ) -> list[RunSpec]:
-    """The settings that the paper leaves open, in every combination."""
-    axes = {"widths": widths, "batch_sizes": batch_sizes, "reductions": reductions, "optimizer_states": optimizer_states}
+    """The settings that the paper leaves open: optimisers, reductions and optimiser states in every combination, and departures from the
+    baseline in width, learning rate or batch size, one at a time."""
+    axes = {"reductions": reductions, "optimizer_states": optimizer_states}
     combined = itertools.product(_optimizers(optimizers), *(distinct_values(name, values) for name, values in axes.items()))
     variants = [
-        dataclasses.replace(
-            BASELINE,
-            model=dataclasses.replace(BASELINE.model, width=width),
-            optimizer=optimizer,
-            batch_size=batch_size,
-            switch=SwitchSpec(epoch=1, reduction=reduction, optimizer_state=state),
-        )
-        for optimizer, width, batch_size, reduction, state in combined
+        dataclasses.replace(BASELINE, optimizer=optimizer, switch=SwitchSpec(epoch=1, reduction=reduction, optimizer_state=state))
+        for optimizer, reduction, state in combined
+    ]
+    variants += [
+        *_varied("model", "width", distinct_values("widths", widths)),
+        *_varied("optimizer", "lr", distinct_values("learning_rates", learning_rates)),
+        *(dataclasses.replace(BASELINE, batch_size=size) for size in distinct_values("batch_sizes", batch_sizes)),
     ]
     return _runs(variants, data, subset, switch, epochs, seeds)
 

@@ -213,10 +213,16 @@ def optimizer_text(optimizer: OptimizerSpec) -> str:
     return f"{name(optimizer.name)}, rate {power(optimizer.lr)}{momentum}"
 
 
-def _model_text(model: ModelSpec) -> str:
-    if model.name == "mlp":
-        return f"MLP with {counted(model.depth, 'hidden layer')} of {model.width} units"
-    return f"{name(model.name)} of width {model.width}"
+def _models_text(models: Iterable[ModelSpec]) -> str:
+    """`MLP with 5 hidden layers of 64 and 256 units and ResNet-20 of width 4`."""
+    widths: dict[tuple[str, int], set[int]] = {}
+    for model in models:
+        widths.setdefault((model.name, model.depth or 0), set()).add(model.width)
+    texts = []
+    for (model, depth), found in sorted(widths.items()):
+        told = listing(sorted(found))
+        texts.append(f"MLP with {counted(depth, 'hidden layer')} of {told} units" if model == "mlp" else f"{name(model)} of width {told}")
+    return listing(texts)
 
 
 def _data_text(data: DataSpec) -> str:
@@ -236,7 +242,7 @@ def setting_texts(runs: Sequence[Run]) -> dict[str, str]:
     seeds = len(_of(runs, lambda spec: spec.seed))
     return {
         "data": listing(_of(runs, lambda spec: _data_text(spec.data))),
-        "model": listing(_of(runs, lambda spec: _model_text(spec.model))),
+        "model": _models_text(run.spec.model for run in runs),
         "activation": listing(_of(runs, lambda spec: name(spec.model.activation))),
         "optimizer": "; ".join(_of(runs, lambda spec: optimizer_text(spec.optimizer))),
         "weight_decay": listing(map(power, _of(runs, lambda spec: spec.optimizer.weight_decay))),
