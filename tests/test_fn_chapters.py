@@ -130,6 +130,15 @@ def test_vanished_features_are_counted_and_not_averaged():
     assert settled.texts(table, gone, settled.norms_at_levels(table, gone))["foretold"].endswith("is foretold and all features vanish.")
 
 
+def test_a_run_that_diverged_and_stopped_has_not_vanished():
+    diverged = make_run("b", weight_decay=1e-3)
+    diverged = diverged[diverged["epoch"] <= SWITCH + 3].assign(squared_norm_1=np.nan)
+    table = settled.labelled(join(make_run("a"), diverged))
+    ends = settled.predicted(settled.settled(table))
+    assert ends["vanished"].tolist() == [False, False]
+    assert settled.texts(table, ends, settled.norms_at_levels(table, ends))["drifts"].startswith("Over the last")
+
+
 def test_rates_are_told_with_intervals():
     runs = [make_run(f"{lr}{seed}", lr=lr, seed=seed, norm=norm + 0.1 * seed) for lr, norm in ((1e-3, 1.0), (2e-3, 1.1)) for seed in (0, 1, 2)]
     table = settled.labelled(join(*runs))

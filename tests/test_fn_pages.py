@@ -126,7 +126,8 @@ def test_widths_rates_and_batches_are_searched_one_at_a_time():
 
 def test_networks_that_differ_in_width_alone_are_told_once():
     specs = [*fn_width_specs([512, 64], seeds=[0], **SHARED), *fn_grid_specs(["mnist"], 4, 300, 10, 90, [0])]
-    assert pages.setting_texts([made_up(spec) for spec in specs])["model"] == "MLP with 5 hidden layers of 64, 256 and 512 units and ResNet-20 of width 4"
+    told = "MLP with 5 hidden layers of 64, 256 and 512 units and ResNet-20 of width 4"
+    assert pages.setting_texts([made_up(spec) for spec in specs])["model"] == told
 
 
 @pytest.mark.parametrize(("spread", "apart"), [(0.01, True), (0.2, False)])

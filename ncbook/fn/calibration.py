@@ -186,7 +186,8 @@ def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
             else:
                 fill = color if row["optimizer_state"] == "kept" else "none"
                 ax.plot(row["norm_early"], row["fn_star"], _MARKERS[row["reduction"]], mfc=fill, mec=color, ms=9, mew=1.6, alpha=0.85)
-                ax.annotate(" ".join(_size(row)), (row["norm_early"], row["fn_star"]), xytext=(8, 0), textcoords="offset points", va="center", size="small")
+                beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "size": "small"}
+                ax.annotate(" ".join(_size(row)), (row["norm_early"], row["fn_star"]), **beside)
         ax.plot(reported["terminal_norm"].value, reported["fn_star"].value, "*", color="0.15", ms=16)
         ax.set_xlabel("fn at epoch 10")
         ax.set_ylabel("fn*")

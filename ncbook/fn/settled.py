@@ -46,7 +46,7 @@ def settled(table: pd.DataFrame) -> pd.DataFrame:
     """`onset.onsets` of a table of `labelled` with where the norm ends, a row a run.
 
     Columns besides: final (norm at the last finite record), drift (its change over the last `TAIL` epochs, relative; NaN where fewer were
-    recorded after the switch), final_nc1, ratio (fn* over final), vanished (a layer has, by the last epoch) and reference (the
+    recorded after the switch), final_nc1, ratio (fn* over final), vanished (a layer has, at its last record) and reference (the
     baseline's own rate and weight decay).
     """
     rows = []
@@ -58,7 +58,7 @@ def settled(table: pd.DataFrame) -> pd.DataFrame:
         drift = path.norm[-1] / path.norm[back][-1] - 1 if back.any() else math.nan
         rows.append((path.norm[-1], drift, path.metric[-1]))
     found = onsets(table, THRESHOLD).join(pd.DataFrame(rows, columns=["final", "drift", "final_nc1"]))
-    optimizer, last = BASELINE.optimizer, last_epoch(table).set_index("key")
+    optimizer, last = BASELINE.optimizer, table.sort_values("epoch").groupby("key").tail(1).set_index("key")
     return found.assign(
         ratio=found["fn_star"] / found["final"],
         vanished=found["key"].map(last[_layers(table)].min(axis=1) < VANISHED),
