@@ -50,7 +50,10 @@ def convolution_and_gradients():
 
 def test_the_width_of_the_registers_changes_no_digit(tmp_path):
     """Here the registers are the widest that this processor has; in the other process AVX-512 is hidden from the compiler."""
-    program = f"import torch, test_kernels; torch.save(test_kernels.convolution_and_gradients(), {str(tmp_path / 'narrow')!r})"
+    program = (
+        "import torch, test_kernels; from ncbook.vector import ROWS; assert ROWS == 6, 'the registers are wide here too'; "
+        f"torch.save(test_kernels.convolution_and_gradients(), {str(tmp_path / 'narrow')!r})"
+    )
     features = get_host_cpu_features().replace("+avx512", "-avx512")
     environment = os.environ | {"NUMBA_CPU_FEATURES": features, "PYTHONPATH": os.path.dirname(__file__)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)

@@ -233,7 +233,8 @@ def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict
 
 
 def _foretold(ends: pd.DataFrame) -> str:
-    others = ends[~ends["reference"] & (ends["lr"] == BASELINE.optimizer.lr)].dropna(subset=["predicted", "final"])
+    ended = ends["vanished"] | ends["final"].notna()
+    others = ends[~ends["reference"] & (ends["lr"] == BASELINE.optimizer.lr) & ended].dropna(subset="predicted")
     if others.empty:
         return "There is no second weight decay whose norm could be foretold."
     parts = []
