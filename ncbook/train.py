@@ -25,7 +25,7 @@ _EVAL_CHUNK = 500  # points measured at once
 _GEOMETRY_SIZE = 2**25  # features (members x points x dimensions) whose collapse is measured at once
 _POINTS = {"mnist1d": 4000, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1500}
 _PIXELS = {"mnist": 784, "fashion_mnist": 784, "cifar10": 3072, "digits": 64}
-_IMAGE_MEMBERS = {"mlp": 9, "resnet20": 3}  # of a stack on a CPU
+_MLP_MEMBERS, _MLP_WEIGHTS, _RESNET20_MEMBERS = 9, 1_500_000, 3  # at most, of a stack on a CPU
 
 
 def stack_key(spec: RunSpec) -> Hashable:
@@ -36,11 +36,13 @@ def stack_key(spec: RunSpec) -> Hashable:
 
 
 def stack_size(spec: RunSpec, device: str) -> int:
-    """How many members to train at once: on a CPU as many as keep the activations in its cache."""
+    """How many members to train at once: on a CPU as many as keep in its cache what they read most, activations or an MLP's weights."""
     if device != "cpu":
         return 64
-    if spec.model.name in _IMAGE_MEMBERS:
-        return _IMAGE_MEMBERS[spec.model.name]
+    if spec.model.name == "mlp":
+        return min(_MLP_MEMBERS, max(1, _MLP_WEIGHTS // _mlp_weights(spec)))
+    if spec.model.name == "resnet20":
+        return _RESNET20_MEMBERS
     for width, members in ((2, 32), (8, 16), (16, 8), (48, 4)):
         if spec.model.width <= width:
             return members
@@ -51,7 +53,7 @@ def estimate_seconds(spec: RunSpec) -> float:
     """Seconds that one CPU core of 2021 (about 60 GFLOP/s) needs for this run, to its last epoch, in a small stack."""
     width, points = spec.model.width, spec.data.subset or _POINTS[spec.data.name]
     if spec.model.name == "mlp":
-        weights = _PIXELS[spec.data.name] * width + (spec.model.depth - 1) * width**2
+        weights = _mlp_weights(spec)
         return spec.epochs * (points * weights * 6 / 60e9 + points / spec.batch_size * weights * 4e-9)
     if spec.model.name == "resnet20":
         return spec.epochs * points * _PIXELS[spec.data.name] / 3072 * 6 * (4.1e7 * (width / 16) ** 2 + 1e7 * width / 16) / 40e9
@@ -318,6 +320,11 @@ class StackTrainer:
         for p in self._parameters:
             yield flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
+
+
+def _mlp_weights(spec: RunSpec) -> int:
+    """How many there are in the hidden layers."""
+    return _PIXELS[spec.data.name] * spec.model.width + (spec.model.depth - 1) * spec.model.width**2
 
 
 def _mean(values: Tensor, where: Tensor | None = None) -> Tensor:

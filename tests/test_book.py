@@ -135,3 +135,6 @@ def test_performance_page_shows_the_measured_numbers(look) -> None:
         assert f"{bench['ratio_median']:.2f} times as fast" in prose and bench["date"] in prose and bench["hardware"] in prose
         for number in (f"{measured['stacked_seconds']:.1f}" for measured in bench["rounds"]):
             assert number in prose
+    limited = saved["mlp_second"]
+    assert f"nothing else it would be {limited['limit_median']:.2f}" in prose
+    assert all(f"{measured['products_seconds']:.1f}" in prose for measured in limited["rounds"])

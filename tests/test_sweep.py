@@ -347,6 +347,12 @@ def test_stacks_are_even_and_the_longest_come_first(empty):
     assert [stack.cost for stack in stacks] == sorted((stack.cost for stack in stacks), reverse=True)
 
 
+def test_wide_perceptrons_are_trained_alone_and_narrow_ones_together():
+    images = DataSpec(name="mnist", label_noise=0)
+    shapes = [ModelSpec(name="mlp", depth=5, width=width) for width in (128, 256, 512, 1024)]
+    assert [stack_size(spec(model=shape, data=images), "cpu") for shape in shapes] == [9, 3, 1, 1]
+
+
 def test_estimate_learns_from_the_runs_found(trained, tmp_path):
     new = spec(epochs=6000)
     alone = estimate_seconds(new) / 60

@@ -4,6 +4,7 @@ Two sweeps can be measured: `exp1`, the 44 networks of Experiment 1 for four see
 MNIST with three weight decays for three seeds. One round trains, one after the other on the same machine, (a) the networks of one seed for
 an epoch the ordinary way (stock modules, `DataLoader`, PyTorch's default threads) and (b) those of all seeds for an epoch as the sweep
 trains them. The ratio of a round is seeds * a / b; a run's measurements are left out on both sides, compilation and start-up too.
+For `mlp` the matrix products of (b) are timed with nothing around them as well: what is left to be gained.
 
     python -m tests.benchmarks.bench_sweep exp1|mlp [--rounds 5] [--save book/bench.json]
 """
@@ -26,7 +27,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from ncbook import data
+from ncbook import data, models
 from ncbook.executor import hardware, plan, worker_environment
 from ncbook.experiments import exp1_specs
 from ncbook.fn.experiments import BASELINE, fn_weight_decay_specs
@@ -96,6 +97,25 @@ def stacked_epoch() -> tuple[float, float]:
     return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def products_epoch() -> float:
+    """In a worker: seconds of the matrix products in one epoch of all its stacks of MLPs, forward and backward, and of nothing else."""
+    seconds = 0.0
+    for trainer in _trainers:
+        spec, layers = trainer.specs[0], [m for m in trainer.model.modules() if isinstance(m, models.Linear)]
+        sides = []
+        for layer in layers:
+            weight = layer.weight.detach()
+            x, y = (torch.randn(len(weight), units, spec.batch_size) for units in (weight.shape[2], weight.shape[1]))
+            products = [(weight, x), (y, x.mT), (weight.mT, y)][: 2 if layer is layers[0] else 3]
+            sides += [(a, b, a @ b) for a, b in products]
+        began = time.perf_counter()
+        for _ in range(spec.data.subset // spec.batch_size):
+            for a, b, out in sides:
+                torch.bmm(a, b, out=out)
+        seconds += time.perf_counter() - began
+    return seconds
+
+
 def shares(stacks, parts):
     """The stacks dealt out longest first, each to the part with the least so far."""
     loads = [[] for _ in range(parts)]
@@ -130,6 +150,8 @@ def main() -> None:
         ended = [future.result() for future in [worker.submit(stacked_epoch) for worker in workers]]
         stacked = time.perf_counter() - began
         rounds.append({"plain_seconds": one_by_one, "stacked_seconds": stacked, "ratio": one_by_one / stacked})
+        if options.sweep == "mlp":
+            rounds[-1]["products_seconds"] = max(future.result() for future in [worker.submit(products_epoch) for worker in workers])
         print(f"round {number}: one by one {one_by_one:.1f} s, stacked {stacked:.1f} s per epoch of {len(specs)} networks: {one_by_one / stacked:.2f}", flush=True)
     for worker in workers:
         worker.shutdown()
@@ -152,6 +174,9 @@ def main() -> None:
     }
     memory = result["peak_memory_mb"]
     print(f"ratio {result['ratio_median']} (median of {len(rounds)}; {result['ratio_min']} to {result['ratio_max']})")
+    if options.sweep == "mlp":
+        result["limit_median"] = round(statistics.median(r["plain_seconds"] / r["products_seconds"] for r in rounds), 2)
+        print(f"with the stacks' matrix products and nothing else the ratio would be {result['limit_median']} (median)")
     print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {cores} processes")
     if options.save:
         saved = json.loads(options.save.read_text(encoding="utf-8")) if options.save.exists() else {}
