@@ -298,10 +298,17 @@ def simplex_distance(evidence: Evidence, classes: int, dims: list[int]) -> Cases
 # Representations
 
 
+def _sides(evidence: Evidence, left: int, right: int, layer: str) -> list[list[torch.Tensor]]:
+    """What the networks of each of two widths make of the points in a layer, for the seeds that both widths have, in one order."""
+    sides = [{run.spec.seed: run for run in evidence.of_width(width)} for width in (left, right)]
+    shared = [seed for seed in sides[0] if seed in sides[1]]
+    return [[evidence.seen(side[seed], evidence.epoch)[layer] for seed in shared] for side in sides]
+
+
 def _pairs(evidence: Evidence, left: int, right: int, layer: str, debiased: bool) -> np.ndarray:
     """CKA of a layer between all seeds of one width and of another; of one width with itself, of all pairs of seeds. [seeds, seeds]"""
-    sides = [[evidence.seen(run, evidence.epoch)[layer] for run in evidence.of_width(width)] for width in (left, right)]
-    return representations.cka_matrix(sides[0], None if left == right else sides[1], debiased)
+    xs, ys = _sides(evidence, left, right, layer)
+    return representations.cka_matrix(xs, None if left == right else ys, debiased)
 
 
 def _kind(debiased: bool) -> str:
@@ -328,7 +335,7 @@ def similarity_fall(evidence: Evidence, left: int, right: int, pairs: list[list[
 @measure(low=0, high=1)
 def part_similarity(evidence: Evidence, left: int, right: int, layer: str, part: str, labels: list[str]) -> Cases:
     """CKA of the class "means", or of the "residuals" from them, between networks of two widths, over all pairs of seeds."""
-    sides = [[evidence.seen(run, evidence.epoch)[layer] for run in evidence.of_width(width)] for width in (left, right)]
+    sides = _sides(evidence, left, right, layer)
     found = {which: representations.part_similarity(*sides, evidence.labels(which), permutations=1) for which in labels}
     return {f"{layer} {which}": parts.get(part, estimate([])) for which, parts in found.items()}
 

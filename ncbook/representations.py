@@ -101,9 +101,12 @@ def pair_estimate(values: np.ndarray) -> Estimate:
 
     Pairs that share a seed are not independent, so Student's interval over pairs would be too narrow. Instead each seed in turn is left
     out, with its row and its column, and the variance of the mean is (n − 1)/n times the squared deviations of what remains (Quenouille
-    1956, Tukey 1958; for means over pairs, Arvesen 1969). NaN where leaving one out leaves no pair.
+    1956, Tukey 1958; for means over pairs, Arvesen 1969). NaN where leaving one out leaves no pair. Raises `ValueError` for values that
+    are not square.
     """
     n = len(values)
+    if values.shape != (n, n):
+        raise ValueError(f"values of shape {list(values.shape)} are not those of pairs of the same seeds: give a square.")
     if not np.isfinite(values).any():
         return Estimate(np.nan, np.nan, np.nan, 0)
     mean = float(np.nanmean(values))

@@ -52,7 +52,9 @@ _PHRASES = {
         "inside": "casi entro la soglia: {} su {}",
         "outside": "fuori: {}",
         "across": "a cavallo della soglia, o senza misura: {}",
-        "nothing": "nessun intervallo decide, perché tutti attraversano la soglia o mancano: servono più semi",
+        "undecided": "nessun intervallo decide",
+        "seeds_decide": "a cavallo della soglia, per cui servono più semi: {} su {}",
+        "unmeasured": "non misurabili, perché accade in troppo poche reti: {} su {}",
         "more": "altri {}",
         "claim": "Affermazione",
         "reported": "Nel documento",
@@ -93,7 +95,9 @@ _PHRASES = {
         "inside": "cases that meet the criterion: {} of {}",
         "outside": "outside: {}",
         "across": "across its border, or not measured: {}",
-        "nothing": "no interval decides, as all reach across the border or are missing: more seeds are needed",
+        "undecided": "no interval decides",
+        "seeds_decide": "across the border, so that more seeds are needed: {} of {}",
+        "unmeasured": "not measurable, as it happens in too few runs: {} of {}",
         "more": "{} more",
         "claim": "Claim",
         "reported": "In the document",
@@ -199,7 +203,10 @@ def reason_text(result: Result, language: str, *, command: bool = True) -> str:
     if result.found and claim.scale and not claims.reaches(result.found, claim.scale):
         parts = _shortfall(result, language, command)
     elif result.verdict == claims.NOT_YET:
-        parts = [words["nothing"]]
+        values = [case.value.mean for cases in result.cases for case in cases]
+        missing = sum(map(math.isnan, values))
+        kinds = {"seeds_decide": len(values) - missing, "unmeasured": missing}
+        parts = [words["undecided"], *(words[kind].format(count, len(values)) for kind, count in kinds.items() if count)]
     else:
         counts = result.counts()
         parts = [words["inside"].format(counts[HELD], sum(counts.values()))]

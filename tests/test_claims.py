@@ -1,5 +1,6 @@
 """The ledger of claims: what it accepts, how verdicts follow from values, and that pages take theirs from nowhere else."""
 
+import dataclasses
 import json
 import math
 import re
@@ -236,6 +237,16 @@ def test_what_the_scale_lacks_is_the_reason(judged):
     assert nothing.cases == ((),) and nothing.verdict == NOT_YET
 
 
+def test_a_verdict_that_no_interval_carries_says_what_would(judged):
+    enough = judged(PEAKED)
+    across, unknown = (enough.cases[0][0]._replace(value=Estimate(mean, -1, 1, 3), outcome=claims.UNDECIDED) for mean in (0.1, math.nan))
+    result = dataclasses.replace(enough, cases=((across, unknown), (unknown,)), verdict=NOT_YET)
+    assert verdicts.reason_text(result, "en") == (
+        "No interval decides; across the border, so that more seeds are needed: 1 of 3; not measurable, as it happens in too few runs: 2 of 3."
+    )
+    assert "servono più semi" not in verdicts.reason_text(dataclasses.replace(result, cases=((unknown,),)), "it")
+
+
 def test_a_claim_without_checks_gives_its_reason(judged):
     result = judged(PEAKED, checks=[])
     assert result.verdict == NOT_TESTABLE and verdicts.reason_text(result, "en") == "because"
@@ -305,6 +316,10 @@ def test_measures_of_representations():
     assert falls["L0 − L2 CKA"] == pytest.approx(same["L0 CKA"] - same["L2 CKA"])
     parts = measured("part_similarity", evidence, left=4, right=8, layer="L2", part="means", labels=["clean"])
     assert 0 < parts["L2 clean"] <= 1
+    fewer = Evidence([run for run in evidence.runs if (run.spec.model.width, run.spec.seed) != (4, 1)])
+    both = Evidence([run for run in evidence.runs if run.spec.seed != 1])
+    for measure, arguments in (("similarity", {"layers": ["L2"], "debiased": [False]}), ("part_similarity", {"layer": "L2", "part": "means", "labels": ["clean"]})):
+        assert measured(measure, fewer, left=4, right=8, **arguments) == measured(measure, both, left=4, right=8, **arguments)
     shares = [measured("collapse_share", evidence, layers=[one], share="separation", labels=["clean"]) for one in ("L0", "L1", "L2")]
     assert sum(share["ResNet1D Adam W = 8 clean"] for share in shares) == pytest.approx(1)
 

@@ -98,21 +98,49 @@ def test_conditions_move_the_time_or_the_norm():
         return [runs([rate, rate * 1.01], seeds=[0, 1], decay=0.0, lr=lr, **norms) for lr, rate in ((3e-4, 0.05), (1e-3, 0.1), (2e-3, 0.2))]
 
     invariant = conditions()
-    assert list(means("condition_spread", *invariant, what="norm").values()) == pytest.approx([0, 0], abs=1e-12)
-    assert list(means("condition_spread", *invariant, what="ratio").values()) == pytest.approx([0, 0], abs=1e-12)
+    assert means("condition_spread", *invariant, what="norm")["Adam"] == pytest.approx(0, abs=1e-12)
+    assert means("condition_spread", *invariant, what="ratio")["Adam"] == pytest.approx(0, abs=1e-12)
     under_sgd = runs(0.1, decay=0.0, norm=6.0, optimizer="sgd", lr=0.05, momentum=0.9)
     found = means("condition_spread", *invariant, under_sgd, what="norm")
     assert found["Adam"] == pytest.approx(0, abs=1e-12) and found["all optimisers"] == pytest.approx(math.log(2) / 2)
     assert cases("condition_spread", invariant[0], what="norm")["Adam"].n == 0
     on_digits = [table.assign(key=table["key"] + "d", data="digits", subset=pd.NA) for table in conditions(norm=6.0)]
     apart = means("condition_spread", *invariant, *on_digits, what="norm")
-    assert apart == pytest.approx({f"{images}, {which}": 0 for images in ("MNIST", "digits") for which in ("Adam", "all optimisers")}, abs=1e-12)
+    assert [apart[f"{images}, Adam"] for images in ("MNIST", "digits")] == pytest.approx([0, 0], abs=1e-12)
+    assert math.isnan(apart["digits, all optimisers"])
+    survivor = runs([0.1, 1e-4], [0, 1], decay=0.0, norm=6.0, lr=5e-3)
+    assert means("condition_spread", *invariant, survivor, what="norm")["Adam"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_level_counts_as_collapsing_if_every_run_of_it_does():
+    tables = runs(0.05, decay=0.0, weight_decay=1e-4), runs([0.05, 0.05, 1e-4], decay=0.0, norm=6.0, weight_decay=1e-3)
+    assert means("at_onset", *tables, value="fn_star", collapsing="weight_decay") == {"all runs": pytest.approx(3)}
+    assert means("at_onset", *tables, value="fn_star") == {"all runs": pytest.approx((3 * 3 + 2 * 6) / 5)}
+    (variation,) = means("norm_variation", *tables, by=["data"], collapsing="weight_decay").values()
+    assert variation == pytest.approx(0)
+
+
+def test_final_norms_are_compared_whether_or_not_runs_collapse():
+    slow = runs(1e-4, depth=1), runs(1e-4, norm=1.5, depth=2)
+    arguments = dict(column="depth", pairs=[[1, 2]])
+    assert means("relative", *slow, value="final_norm", **arguments) == {"depth 1 v depth 2": pytest.approx(1)}
+    assert cases("relative", *slow, value="fn_star", **arguments)["depth 1 v depth 2"].n == 0
+
+
+@pytest.mark.parametrize("lost", ["feature_norm", "nc1_trace_ratio_clean"])
+def test_a_run_that_ends_before_the_switch_has_no_time(lost):
+    ended = runs(0.05, seeds=(3,), weight_decay=1e-4)
+    ended = ended[ended["epoch"] <= ended["epoch"].sort_values().iloc[2]]
+    ended.loc[ended["epoch"] == ended["epoch"].max(), lost] = math.nan
+    tables = runs(0.05, weight_decay=1e-4), runs(0.1, weight_decay=1e-3)
+    arguments = dict(value="since_switch", column="weight_decay", pairs=[[1e-4, 1e-3]])
+    assert cases("relative", *tables, ended, **arguments) == cases("relative", *tables, **arguments)
 
 
 def test_a_curve_that_falls_and_rises_turns():
     tables = [runs([rate, 1.01 * rate, 1.02 * rate], depth=depth) for depth, rate in ((1, 0.05), (3, 0.1), (8, 0.06))]
-    assert means("turns", *tables, column="depth", thresholds=[0.01]) == {"rises, NC1 < 0.01": 1, "falls, NC1 < 0.01": 2}
-    assert means("turns", *tables[:2], column="depth", thresholds=[0.05]) == {"rises, NC1 < 0.05": 0, "falls, NC1 < 0.05": 1}
+    assert means("turns", *tables, column="depth", thresholds=[0.01]) == {"NC1 < 0.01": 1}
+    assert means("turns", *tables[:2], column="depth", thresholds=[0.05]) == {"NC1 < 0.05": 0}
     same = cases("turns", runs([0.05, 0.06], [0, 1], depth=1), runs([0.05, 0.06], [0, 1], depth=3), column="depth", thresholds=[0.01])
     assert all(math.isnan(value.mean) for value in same.values())
 

@@ -180,6 +180,11 @@ def test_pair_estimate_has_no_interval_where_a_seed_left_out_leaves_no_pair(size
     assert found.n == n and np.isnan(found.low) and (found.mean == 0.5 if n else np.isnan(found.mean))
 
 
+def test_pair_estimate_refuses_pairs_of_other_seeds():
+    with pytest.raises(ValueError, match=r"shape \[2, 3\]"):
+        rep.pair_estimate(np.ones((2, 3)))
+
+
 def test_similarity_compares_the_named_layers(resnets):
     left, _ = resnets
     table = rep.similarity(left, left, [("L0", "L2"), ("L2", "L2")])

@@ -19,7 +19,7 @@ from ncbook.analysis import Estimate, estimate
 from ncbook.evidence import Evidence
 from ncbook.fn import predictor
 from ncbook.fn.experiments import THRESHOLD
-from ncbook.fn.onset import COLLAPSE, Trajectory, classify, onsets, trajectories
+from ncbook.fn.onset import COLLAPSE, Trajectory, classify, groups, onsets, trajectories
 from ncbook.fn.pages import name, power
 from ncbook.fn.statistics import (
     coefficient_of_variation,
@@ -47,7 +47,8 @@ def _standard(evidence: Evidence) -> pd.DataFrame:
 def _onsets(evidence: Evidence, threshold: float = THRESHOLD) -> pd.DataFrame:
     """`onset.onsets` of the runs without an intervention, since_switch as said above, and final_norm, that of the last record."""
     found = onsets(_standard(evidence), threshold)
-    observed = (found["last_epoch"] - found["switch"].astype(float)).where(found["censored"] & ~found["diverged"])
+    observed = found["last_epoch"] - found["switch"].astype(float)
+    observed = observed.where(found["censored"] & ~found["diverged"] & (observed > 0))
     final = [path.norm[-1] if len(path.norm) else math.nan for _, path in trajectories(_standard(evidence))]
     return found.assign(since_switch=found["since_switch"].fillna(observed), final_norm=final)
 
@@ -64,18 +65,27 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
+def _collapsing(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Of the groups that share their values in `by`, those all of whose runs collapse. The quick ones of a group are no sample of it."""
+    return runs[(classify(runs) == COLLAPSE).groupby([runs[column] for column in by], dropna=False).transform("all")]
+
+
 # At the onset
 
 
 @measure(low=0, unit="runs")
-def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None) -> Cases:
+def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None, collapsing: str | None = None) -> Cases:
     """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns.
+
+    collapsing: a column of which only the levels count at which every run collapses.
 
     Where runs did not cross, the mean T_NC is no earlier than with their last records in place of it, and has no upper end: its interval
     begins at the earliest of all, so that it can only speak against an earlier T_NC.
     """
     where = where or {}
     label, runs = ", ".join(_level(column, level) for column, level in where.items()) or "all runs", _where(_onsets(evidence), where)
+    if collapsing:
+        runs = _collapsing(runs, [collapsing])
     waiting = runs["censored"] & ~runs["diverged"]
     if value == "T_NC" and waiting.any():
         observed = runs["T_NC"].fillna(runs["last_epoch"].where(waiting)).dropna()
@@ -94,7 +104,8 @@ def relative(
 ) -> Cases:
     """`value` at the first level of `column` in each pair over that at the second, less 1.
 
-    base_threshold: that of the second level's T_NC; None: the same as the first's.
+    base_threshold: that of the second level's T_NC; None: the same as the first's. Without a value where neither level has a run that
+    crosses, unless `value` is final_norm.
     """
     cases = {}
     for threshold, (level, base) in itertools.product(thresholds, pairs):
@@ -103,7 +114,8 @@ def relative(
             label += f", NC1 < {threshold:g}" + (f" v {base_threshold:g}" if base_threshold else "")
         left = _where(_onsets(evidence, threshold), {column: level})
         right = _where(_onsets(evidence, base_threshold or threshold), {column: base})
-        cases[label] = _NOTHING if left["censored"].all() and right["censored"].all() else relative_effect(left[value], right[value])
+        waiting = left["censored"].all() and right["censored"].all() and value != "final_norm"
+        cases[label] = _NOTHING if waiting else relative_effect(left[value], right[value])
     return cases
 
 
@@ -115,28 +127,36 @@ def relative_size(evidence: Evidence, value: str, column: str, pairs: Sequence[S
 
 
 @measure(low=0, unit="runs")
-def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Cases:
-    """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set, or of other groups."""
+def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE, collapsing: str | None = None) -> Cases:
+    """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set, or of other groups.
+
+    collapsing: as in `at_onset`.
+    """
     cases, table = {}, _onsets(evidence)
+    if collapsing:
+        table = _collapsing(table, [collapsing])
     varied = [column for column in by if column in ("data", "model") or table[column].nunique() > 1]
     for group, runs in table.groupby(list(by), dropna=False):
         levels = [(column, level) for column, level in zip(by, group) if column in varied and not pd.isna(level)]
         cases[" ".join(_level(*one) for one in levels)] = coefficient_of_variation(runs["fn_star"])
-    return cases
+    return cases or {"all runs": _NOTHING}
 
 
 @measure(low=0, unit="conditions")
 def condition_spread(evidence: Evidence, what: str) -> Cases:
     """How far conditions move fn*, as standard deviation of its log ("norm"), or that variance over the one of the time ("ratio").
 
-    Over the conditions under Adam, and over those under every optimiser; on each set of images apart.
+    Over the conditions under which every run collapses; those under Adam, and, if there are others, those under every optimiser. Each set
+    of images has cases of its own.
     """
     runs, cases = _onsets(evidence), {}
     sets = list(runs.groupby(["data", "subset"], dropna=False))
     for (images, _), of_set in sets:
-        for optimizers, part in (("Adam", of_set[of_set["optimizer"] == "adam"]), ("all optimisers", of_set)):
+        whole = _collapsing(of_set, CONDITIONS)
+        adam = whole[whole["optimizer"] == "adam"]
+        for optimizers, part in (("Adam", adam), ("all optimisers", whole if len(whole) > len(adam) else whole[:0])):
             case = optimizers if len(sets) == 1 else f"{name(images)}, {optimizers}"
-            several = part[~part["censored"]].groupby(list(CONDITIONS)).ngroups > 1
+            several = groups(part, CONDITIONS).nunique() > 1
             cases[case] = getattr(spread_over_conditions(part, CONDITIONS), what) if several else _NOTHING
     return cases
 
@@ -155,20 +175,21 @@ def grid_interaction(evidence: Evidence, scale: str) -> Cases:
 
 @measure(low=0)
 def turns(evidence: Evidence, column: str, thresholds: Sequence[float]) -> Cases:
-    """Over the sorted levels of `column`, pairs between which T_NC rises, and pairs between which it falls, beyond simultaneous intervals.
+    """The fewer of the pairs of sorted levels of `column` between which T_NC rises and of those between which it falls.
 
-    No value where there is neither.
+    Both beyond simultaneous intervals; 0 where it only rises or only falls, no value where it does neither.
     """
     cases = {}
     for threshold in thresholds:
         runs = _onsets(evidence, threshold)
         levels = runs.dropna(subset="since_switch")[column].nunique()
         curve = shape_over(runs, column) if levels > 1 else None
-        for what in ("rises", "falls"):
-            decided = curve and (curve.rises or curve.falls)
-            seeds = int(runs.groupby(column).size().min()) if decided else 0
-            count = float(len(getattr(curve, what))) if decided else math.nan
-            cases[f"{what}, NC1 < {threshold:g}"] = Estimate(count, count, count, seeds)
+        case = f"NC1 < {threshold:g}"
+        if curve and (curve.rises or curve.falls):
+            count = float(min(len(curve.rises), len(curve.falls)))
+            cases[case] = Estimate(count, count, count, int(runs.groupby(column).size().min()))
+        else:
+            cases[case] = _NOTHING
     return cases
 
 
@@ -182,8 +203,8 @@ def collapsed(evidence: Evidence, column: str, levels: Sequence[Any]) -> Cases:
 
 @measure(low=0)
 def onset_range(evidence: Evidence, column: str) -> Cases:
-    """T_NC at the slowest less T_NC at the quickest of those levels of `column` at which every run crosses, in epochs."""
-    crossing = {level: runs["T_NC"] for level, runs in _onsets(evidence).groupby(column) if not runs["censored"].any()}
+    """T_NC at the slowest less T_NC at the quickest of those levels of `column` at which every run collapses, in epochs."""
+    crossing = {level: runs["T_NC"] for level, runs in _collapsing(_onsets(evidence), [column]).groupby(column)}
     if len(crossing) < 2:
         return {"slowest − quickest": _NOTHING}
     ordered = sorted(crossing, key=lambda level: crossing[level].mean())

@@ -37,7 +37,7 @@ class Trajectory(NamedTuple):
     error: np.ndarray
     """Training error on the labels trained on."""
     last: tuple[int, float]
-    """The last epoch of the phase with a finite norm, whether or not the metric is defined there, and its training error."""
+    """The run's last epoch with a finite norm, whether or not it counts, and its training error; (0, NaN) if there is none."""
     diverged: bool
     """The norm of the run's last record is not finite. An undefined metric alone is none: all features can have become one point."""
 
@@ -69,9 +69,10 @@ def trajectories(table: pd.DataFrame, metric: str = METRIC) -> Iterator[tuple[di
         epochs, measured, norm, error = (
             phase[column].to_numpy(dtype=float) for column in ("epoch", metric, "feature_norm", "train_error")
         )
-        alive, finite = np.isfinite(norm), np.isfinite(measured) & np.isfinite(norm)
-        last = (int(epochs[alive][-1]), float(error[alive][-1])) if alive.any() else (start, math.nan)
-        diverged = len(alive) > 0 and not alive[-1]
+        finite = np.isfinite(measured) & np.isfinite(norm)
+        alive = run[np.isfinite(run["feature_norm"])]
+        last = (int(alive["epoch"].iloc[-1]), float(alive["train_error"].iloc[-1])) if len(alive) else (0, math.nan)
+        diverged = not np.isfinite(run["feature_norm"].iloc[-1])
         yield (
             run[labels].iloc[0].to_dict(),
             Trajectory(start, epochs[finite], measured[finite], norm[finite], error[finite], last, diverged),
@@ -93,11 +94,12 @@ def onsets(table: pd.DataFrame, threshold: float, metric: str = METRIC) -> pd.Da
       run never crossed. The first crossing counts, whatever comes after it: it is the one a person watching would have reported.
     - since_switch: T_NC counted from the switch (T_NC itself where there is none): the time that the phase took.
     - fn_star: feature_norm at T_NC, interpolated in the same way.
-    - censored: it never crossed, as far as it was observed: until last_epoch, the last record of the phase with a finite norm.
+    - censored: it never crossed, as far as it was observed: until last_epoch, its last record with a finite norm, which lies before the
+      switch if the run ended there.
     - diverged: the norm of its last record is not finite. A run may cross before it diverges.
     - at_start: the first record of the phase lies below already, so that T_NC (that record's epoch) is only an upper bound.
     - stayed_below: every record after the crossing is below too; NA if it never crossed.
-    - final_train_error: at last_epoch; NaN if the phase has no such record.
+    - final_train_error: at last_epoch; NaN if there is no such record.
 
     Raises `ValueError` for a threshold that is not a positive number and for a column that the table lacks.
     """
