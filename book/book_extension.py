@@ -24,6 +24,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from ncbook.chapters import aims, chapter_specs, command, find_chapter
 from ncbook.store import Store
+from ncbook.verdicts import slug
 
 BENCH = Path(__file__).with_name("bench.json")
 LEDGER = Path(__file__).with_name("claims.yml")
@@ -68,11 +69,7 @@ def verdict_link(claim: str, verdict: str, role: str, env: BuildEnvironment, *pa
     """A link to the row of a claim, in the colour of its verdict."""
     address = f"{env.app.builder.get_relative_uri(env.docname, VERDICTS[role])}#verdict-{claim}"
     titled = {"reftitle": title} if title else {}
-    return nodes.reference("", "", *parts, refuri=address, internal=True, classes=["verdict", verdict_class(verdict)], **titled)
-
-
-def verdict_class(verdict: str) -> str:
-    return "verdict-" + verdict.replace(" ", "-")
+    return nodes.reference("", "", *parts, refuri=address, internal=True, classes=["verdict", slug(verdict)], **titled)
 
 
 class Verdict(SphinxRole):
@@ -105,7 +102,7 @@ class VerdictStrip(SphinxDirective):
         legend = nodes.paragraph(classes=["verdict-counts"])
         for verdict in filter(counts.get, MARKS):
             text = f"{MARKS[verdict]} {counts[verdict]} {verdict}"
-            legend += [nodes.inline(text, text, classes=["verdict", verdict_class(verdict)]), nodes.Text(" ")]
+            legend += [nodes.inline(text, text, classes=["verdict", slug(verdict)]), nodes.Text(" ")]
         cells = nodes.bullet_list(classes=["verdict-cells"])
         for claim, verdict in verdicts.items():
             words = nodes.inline("", f": {verdict}", classes=["visually-hidden"])

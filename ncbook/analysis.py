@@ -73,7 +73,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def last_epoch(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `runs` measured after each run's own last epoch: one row a run."""
+    """The rows of `runs` measured after each run's own last epoch: one row a run, none of a run that its `stop` ended before."""
     return runs[runs["epoch"] == runs["epochs"]].reset_index(drop=True)
 
 

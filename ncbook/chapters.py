@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
+from ncbook.experiments import distinct_values, exp1_specs, exp2_specs, exp3_specs, exp4_specs
 from ncbook.fn.experiments import (
     fn_activation_specs,
     fn_baseline_specs,
@@ -29,7 +29,7 @@ from ncbook.fn.experiments import (
     fn_weight_decay_specs,
     fn_width_specs,
 )
-from ncbook.spec import RunSpec
+from ncbook.spec import RunSpec, SpecError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The clone of the book's repository: notebooks, pages and package lie side by side."""
@@ -85,6 +85,9 @@ def _experiments_specs(experiments: list[str], **given: Any) -> list[RunSpec]:
 
 
 def _report_specs(experiments: list[str]) -> list[RunSpec]:
+    drawn = ("exp1", "exp2", "exp3", "exp4")
+    if unknown := [name for name in distinct_values("experiments", experiments) if name not in drawn]:
+        raise SpecError(f"experiments={experiments} has {unknown[0]!r}, which the figure does not show: choose from {', '.join(drawn)}.")
     return _experiments_specs(experiments)
 
 

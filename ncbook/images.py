@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ncbook.spec import IMAGES
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SUBSET_SEED = 74_011
-DIGITS_TRAIN = 1_500
 
 _UNSOUND = (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 """What reading a damaged file raises; `ValueError` where this module itself finds a fault."""
@@ -333,7 +334,7 @@ def _load_digits() -> ImageSet:
     digits = load_digits()
     images = np.round(digits.images[:, None] * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    train = stratified_subset(labels, DIGITS_TRAIN)
+    train = stratified_subset(labels, IMAGES["digits"])
     test = np.setdiff1d(np.arange(len(labels)), train)
     return ImageSet(images[train], labels[train], images[test], labels[test], "digits (scikit-learn)")
 

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-IMAGES = ("mnist", "fashion_mnist", "cifar10", "digits")
+IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_500}
+"""Sets of images, and how many training images each has."""
 DATASETS = ("mnist1d", *IMAGES)
 SIGNAL_MODELS = ("resnet1d", "cnn1d")
 MODELS = (*SIGNAL_MODELS, "mlp", "resnet20")
@@ -98,6 +99,8 @@ class DataSpec(_Spec):
             _integer("data.subset", self.subset, 10)
             if self.name not in IMAGES:
                 raise SpecError(f"data.subset={self.subset}: {self.name} is used whole; leave it out or choose one of {', '.join(IMAGES)}.")
+            if self.subset > IMAGES[self.name]:
+                raise SpecError(f"data.subset={self.subset}: {self.name} has {IMAGES[self.name]:,} training images; choose a number up to that, or all.")
         _number("data.label_noise", self.label_noise, 0, below=1)
         _integer("data.noise_seed", self.noise_seed, 0)
         object.__setattr__(self, "label_noise", float(self.label_noise))

@@ -187,6 +187,11 @@ def test_failure_is_told_in_short_and_leaves_what_was_there(untrained, tmp_path)
     assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == [earlier]
 
 
+def test_the_reports_figure_shows_its_own_experiments_only():
+    with pytest.raises(SpecError, match=r"has 'fn_depth', which the figure does not show: choose from exp1, exp2, exp3, exp4\.$"):
+        chapter_specs(CHAPTERS["composite"], {"experiments": ["exp1", "fn_depth"]})
+
+
 def test_nothing_runs_with_an_impossible_spec_or_over_the_source(untrained, tmp_path):
     with pytest.raises(SpecError, match=r"^model\.width=0 is too small"):
         execute(untrained, {"widths": [0]}, tmp_path / "out")

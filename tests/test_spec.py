@@ -97,6 +97,10 @@ REFUSED = {
         lambda: RunSpec.from_dict(RUN.to_dict() | {"data": {"noise": 0.1}}),
         "DataSpec has no field noise: its fields are name, label_noise, noise_seed, subset.",
     ),
+    "subset larger than the set": (
+        lambda: DataSpec(name="mnist", label_noise=0, subset=70_000),
+        "data.subset=70000: mnist has 60,000 training images; choose a number up to that, or all.",
+    ),
     "subset of signals": (
         lambda: DataSpec(subset=100),
         "data.subset=100: mnist1d is used whole; leave it out or choose one of mnist, fashion_mnist, cifar10, digits.",
