@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ncbook import analysis, metrics, models
+from ncbook import analysis, claims, metrics, models
 from ncbook import representations as rep
 from ncbook.analysis import Estimate
 from ncbook.chapters import CHAPTERS, chapter_specs
@@ -310,15 +310,19 @@ def test_words_follow_the_numbers():
 @pytest.mark.parametrize(
     ("ratios", "words"),
     [
-        ([[9.0, 8.9, 8.8, 0.01]], "in tutte le reti"),
-        ([[9.0, 3.0, 2.0, 1.0]], "in nessuna rete"),
-        ([[9.0, 8.9, 8.8, 0.01], [9.0, 3.0, 2.0, 1.0]], "in 1 reti su 2"),
-        ([[1.0, 2.0, 3.0, 4.0]], "nessuna rete collassa"),
+        ([[9.0, 8.9, 8.8, 0.01]], "è così in tutte le reti"),
+        ([[9.0, 3.0, 2.9, 0.01]], "è così in tutte le reti"),  # more than four fifths, less than nine tenths
+        ([[9.0, 3.0, 2.0, 1.0]], "non è così in nessuna rete"),
+        ([[9.0, 1.5, 1.4, 1e-4]], "non è così in nessuna rete"),  # more than four fifths of the logarithm, less of the separation
+        ([[9.0, 8.9, 8.8, 0.01], [9.0, 3.0, 2.0, 1.0]], "è così in 1 rete su 2"),
+        ([[9.0, 8.9, 8.8, 0.01], [1.0, 2.0, 3.0, 4.0]], "è così in 1 rete su 2"),
+        ([[1.0, 2.0, 3.0, 4.0]], "nessuna rete collassa, e la domanda non si pone"),
     ],
 )
-def test_whether_the_last_layer_does_almost_everything(ratios, words):
+def test_whether_the_last_layers_do_almost_everything_is_asked_as_in_the_ledger(ratios, words):
     shares = rep.collapse_shares(pd.concat([layer_table(one).assign(width=8 + i) for i, one in enumerate(ratios)]))
-    assert words in layer_pages.almost_only_text(shares)
+    texts = layer_pages.almost_only_texts(shares, claims.chosen(["R24"])[0].checks)
+    assert texts == {"almost_layers": "L2, C3 e C4", "almost_least": "l’80 %", "almost_only": words}
     assert layer_pages.share_texts(shares)["separation_noisy_half"] in ("1 su 1", "0 su 1", "1 su 2", "0 su 0")
 
 

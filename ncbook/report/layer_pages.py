@@ -7,7 +7,8 @@ import pandas as pd
 
 from ncbook import analysis
 from ncbook.analysis import CURVE, Estimate, seed_means
-from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_interval
+from ncbook.claims import Check
+from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_article, with_interval
 from ncbook.representations import SHARE_MEASURES, STEPS, WHOLE
 from ncbook.spec import OPTIMIZERS, SIGNAL_MODELS
 
@@ -222,17 +223,30 @@ def share_texts(shares: pd.DataFrame) -> dict[str, str]:
     return texts
 
 
-def almost_only_text(shares: pd.DataFrame) -> str:
-    """Whether the collapse sits almost only in the last layer, by its share (at least 0.9) on the noisy labels by every measure."""
-    mine = last_layer(shares[shares["labels"] == "noisy"]).groupby([*CURVE, "width"])[list(SHARE_MEASURES)].mean().dropna()
-    if mine.empty:
-        return "nessuna rete collassa, e la domanda non si pone"
-    count = int((mine >= 0.9).all(axis=1).sum())
-    if count == len(mine):
-        return "in tutte le reti l’ultimo strato fa almeno nove decimi del collasso, con ogni misura"
-    if count == 0:
-        return "in nessuna rete l’ultimo strato fa nove decimi del collasso con ogni misura"
-    return f"l’ultimo strato fa almeno nove decimi del collasso, con ogni misura, in {count} reti su {len(mine)}"
+def almost_only_texts(shares: pd.DataFrame, checks: Sequence[Check]) -> dict[str, str]:
+    """Whether the last layers make almost all of the collapse, by the ledger's checks of the measure `collapse_share`.
+
+    `almost_layers` and `almost_least`: which layers the checks name, and more than which share of the collapse they ask for; `almost_only`:
+    in how many networks the means over seeds meet all checks.
+    """
+    network, margins = [*CURVE, "width"], []
+    for check in checks:
+        mine = shares[shares["layer"].isin(check.arguments["layers"]) & shares["labels"].isin(check.arguments["labels"])]
+        added = mine.groupby([*network, "labels", "seed"])[check.arguments["share"]].sum(min_count=1)
+        margins.append(added.groupby([*network, "labels"]).mean().unstack("labels") - check.criterion.low)
+    found = pd.concat(margins, axis=1)
+    count = int((found > 0).all(axis=1).sum())
+    if found.isna().all(axis=None):
+        said = "nessuna rete collassa, e la domanda non si pone"
+    elif count == len(found):
+        said = "è così in tutte le reti"
+    else:
+        said = f"è così in {count} {'rete' if count == 1 else 'reti'} su {len(found)}" if count else "non è così in nessuna rete"
+    return {
+        "almost_layers": listing(dict.fromkeys(layer for check in checks for layer in check.arguments["layers"])),
+        "almost_least": listing(dict.fromkeys(with_article(percent(check.criterion.low)) for check in checks)),
+        "almost_only": said,
+    }
 
 
 def readout_texts(layers: pd.DataFrame, last: pd.DataFrame) -> dict[str, str]:
