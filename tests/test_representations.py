@@ -1,5 +1,7 @@
 """Networks rebuilt from stored weights, the similarity of their layers, and the words that the chapters on layers choose."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -328,10 +330,18 @@ def test_whether_the_last_layers_do_almost_everything_is_asked_as_in_the_ledger(
 
 def test_drift_words_say_what_still_changes():
     (a, b, _), _ = clouds(dims=(6, 6, 6))
-    moving = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a, "L1": a}, 2: {"L0": a, "L1": a}, 4: {"L0": a, "L1": b}}}), 2)
-    assert moving["drift_still"].startswith("supera 0,05 in L1:") and moving["drift_least"] == "L1"
-    still = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a}, 4: {"L0": rep.moved(a, 0)}}}), 1)
-    assert still["drift_still"].startswith("non supera 0,05 in nessuno strato") and still["drift_changes"] == "L0: 0,00"
+    course = {1: {"L0": a, "L1": a}, 2: {"L0": a, "L1": a}, 4: {"L0": a, "L1": b}}
+    moving = layer_pages.drift_texts(rep.drift_means({0: course, 1: course}), 2)
+    assert moving["drift_still"] == (
+        "con tutto l’intervallo supera 0,05 in L1: lì la rappresentazione si sta ancora riorganizzando; "
+        "con tutto l’intervallo resta entro 0,05 in L0"
+    )
+    assert moving["drift_least"] == "L1"
+    for undecided in ({0: course}, {0: course, 1: course | {4: {"L0": a, "L1": a}}}):  # one seed; two of which one layer moves in one
+        said = layer_pages.drift_texts(rep.drift_means(undecided), 2)["drift_still"]
+        assert "supera" not in said and re.search(r"non è decisa in .*L1, dove l’intervallo attraversa 0,05 o manca$", said)
+    still = layer_pages.drift_texts(rep.drift_means({seed: {1: {"L0": a}, 4: {"L0": rep.moved(a, 0)}} for seed in (0, 1)}), 1)
+    assert still["drift_still"] == "con tutto l’intervallo resta entro 0,05 in L0" and still["drift_changes"] == "L0: 0,00"
     alone = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a}}}), 1)
     assert "una sola fotografia" in alone["drift_still"] and alone["drift_before_last"] == "n.d."
 

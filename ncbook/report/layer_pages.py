@@ -57,7 +57,7 @@ def _means(table: pd.DataFrame, **where) -> dict[str, Estimate]:
     return {row["first"]: Estimate(*(row[f] for f in Estimate._fields)) for row in table.to_dict("records") if row["first"] == row["second"]}
 
 
-def _at(table: pd.DataFrame, key: tuple) -> Estimate:
+def _at(table: pd.DataFrame, key: tuple | str) -> Estimate:
     """The estimate in the row of an indexed table."""
     return Estimate(*table.loc[key, list(Estimate._fields)])
 
@@ -163,26 +163,35 @@ def drift_rows(means: pd.DataFrame, epochs: int, report: Mapping[str, float]) ->
 
 
 def drift_texts(means: pd.DataFrame, epochs: int) -> dict[str, str]:
-    """Which layers still change: the change of the CKA with the first epoch from `epochs` to the end, and the last step's distance from 1."""
+    """Which layers still change: the change of the CKA with the first epoch from `epochs` to the end, and the last step's distance from 1.
+
+    means: from `drift_means`, of the networks followed to the end.
+    """
     ends = sorted(set(means["epoch"]))
     first = means[(means["since"] == "first") & (means["kind"] == "debiased")].set_index(["metric", "epoch"])["mean"]
-    step = means[(means["since"] == "previous") & (means["kind"] == "debiased") & (means["epoch"] == ends[-1])].set_index("metric")["mean"]
-    still = [layer for layer in step.index if 1 - step[layer] > 0.05]
+    step = means[(means["since"] == "previous") & (means["kind"] == "debiased") & (means["epoch"] == ends[-1])].set_index("metric")
     at_end = {layer: first[layer, ends[-1]] for layer in dict.fromkeys(means["metric"])}
-    if step.empty:
-        said = "non si può misurare con una sola fotografia"
-    elif still:
-        said = f"supera 0,05 in {listing(still)}: lì la rappresentazione si sta ancora riorganizzando"
-    else:
-        said = "non supera 0,05 in nessuno strato: nell’ultimo tratto nessuna rappresentazione si è riorganizzata di molto"
     return {
         "drift_first": number(ends[0], 0),
         "drift_last": number(ends[-1], 0),
         "drift_before_last": number(ends[-2], 0) if len(ends) > 1 else MISSING,
         "drift_least": min(at_end, key=at_end.get) if all(map(math.isfinite, at_end.values())) else MISSING,
         "drift_changes": "; ".join(f"{layer}: {number(at_end[layer] - first[layer, epochs], 2, sign=True)}" for layer in at_end),
-        "drift_still": said,
+        "drift_still": _still_text({layer: _at(step, layer) for layer in step.index}),
     }
+
+
+def _still_text(step: Mapping[str, Estimate]) -> str:
+    """Of which layers the whole interval of the last step's CKA is more than 0.05 from 1; step: layer -> that CKA."""
+    moving = [layer for layer, value in step.items() if value.high < 0.95]
+    at_rest = [layer for layer, value in step.items() if value.low >= 0.95]
+    said = {
+        "con tutto l’intervallo supera 0,05 in {}: lì la rappresentazione si sta ancora riorganizzando": moving,
+        "con tutto l’intervallo resta entro 0,05 in {}": at_rest,
+        "non è decisa in {}, dove l’intervallo attraversa 0,05 o manca": [layer for layer in step if layer not in moving + at_rest],
+    }
+    texts = [words.format(listing(layers)) for words, layers in said.items() if layers]
+    return "; ".join(texts) or "non si può misurare con una sola fotografia"
 
 
 def step_rows(shares: pd.DataFrame, model: str, width: int) -> list[list[str]]:
