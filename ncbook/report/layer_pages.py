@@ -158,7 +158,7 @@ def drift_rows(means: pd.DataFrame, epochs: int, report: Mapping[str, float]) ->
         mine = means[means["metric"] == layer].set_index(["kind", "since", "epoch"])
         cells = [("biased", "first", epochs), ("biased", "first", last), ("debiased", "first", last), ("debiased", "previous", last)]
         values = [with_interval(_at(mine, cell), 2) if cell in mine.index else MISSING for cell in cells]
-        rows.append([layer, *values, number(report[layer], 2) if layer in report else "–"])
+        rows.append([layer, *values, number(report[layer]) if layer in report else "–"])
     return rows
 
 
