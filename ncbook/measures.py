@@ -35,7 +35,7 @@ class Measure:
     unit: str
 
 
-UNITS = ("seeds", "runs", "conditions")
+UNITS = ("seeds", "runs", "conditions", "draws")
 MEASURES: dict[str, Measure] = {}
 
 
@@ -184,12 +184,16 @@ def nc2_against_random(evidence: Evidence, width: int) -> Cases:
     return cases
 
 
-@measure(low=0, high=1)
+@measure(low=0, high=1, unit="draws")
 def label_share(evidence: Evidence, share: str, draws: int = 20) -> Cases:
-    """Over several draws of the noise: the share of training labels that become wrong ("changed"), or the share drawn anew that this implies."""
-    drawn = [data.load(DataSpec(noise_seed=seed)) for seed in range(draws)]
-    kept = 1 - 1 / drawn[0].classes if share == "drawn" else 1
-    return {"MNIST-1D": estimate([float(one.flipped.double().mean()) / kept for one in drawn])}
+    """Over several draws of the noise: the share of training labels that are drawn anew ("drawn"), or that become wrong ("changed")."""
+    spec = DataSpec()
+    mnist1d = data.load(spec)
+    before = mnist1d.y_clean.numpy()
+    if share == "drawn":
+        before = np.full_like(before, -1)  # no class: whatever is drawn differs from it
+    noisy = [data.noisy_labels(before, spec.label_noise, mnist1d.classes, seed) for seed in range(draws)]
+    return {"MNIST-1D": estimate([float((labels != before).mean()) for labels in noisy])}
 
 
 # Over the epochs

@@ -47,6 +47,14 @@ def percent(share: float) -> str:
     return number(100 * share, 0 if math.isclose(100 * share, round(100 * share)) else 1) + " %"
 
 
+def with_article(percentage: str) -> str:
+    """A percentage after its article, as it is read aloud: `il 7 %`, `l’8 %`, `l’11 %`, `lo 0,5 %`."""
+    whole = percentage.split()[0].split(",")[0]
+    if whole in ("1", "11") or whole.startswith("8"):
+        return f"l’{percentage}"
+    return f"{'lo' if whole == '0' else 'il'} {percentage}"
+
+
 def listing(items: Iterable) -> str:
     """`a, b e c`."""
     texts = [str(item) for item in items]

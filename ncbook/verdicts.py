@@ -5,6 +5,7 @@ Nothing here decides a verdict, and no sentence names one but by `WORDS`.
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from IPython.display import HTML, Markdown
@@ -16,7 +17,7 @@ from ncbook.measures import MEASURES
 from ncbook.pages import number, numbered_table, with_interval
 
 WORDS = {
-    "it": dict(zip(VERDICTS, ("riprodotta", "riprodotta in parte", "non riprodotta", "non verificabile", "non ancora a questa scala"))),
+    "it": dict(zip(VERDICTS, ("riprodotta", "riprodotta in parte", "non riprodotta", "non verificabile", "non ancora decisa"))),
     "en": {verdict: verdict for verdict in VERDICTS},
 }
 """Language -> verdict -> how it is called."""
@@ -30,6 +31,7 @@ _PHRASES = {
         "basis_seeds": "semi: {}",
         "basis_runs": "reti: {}",
         "basis_conditions": "condizioni: {}",
+        "basis_draws": "estrazioni: {}",
         "many": "{} casi, da {} ({}) a {} ({})",
         "no_runs": "nessuna rete",
         "no_scale": "non dipende da reti",
@@ -47,7 +49,7 @@ _PHRASES = {
         "all_images": "le immagini di addestramento sono {} e servono tutte",
         "switch": "il costo cambia all’epoca {} e non alla {}",
         "width": "la rete più stretta ha larghezza {} e non {}",
-        "one_seed": "il seme è uno solo, dunque senza intervallo, e ne servono {}",
+        "one_seed": "c’è un solo seme, dunque nessun intervallo, e ne servono {}",
         "command": "per averli {}, poi gli stessi valori come predefiniti",
         "inside": "casi entro la soglia: {} su {}",
         "outside": "fuori: {}",
@@ -73,6 +75,7 @@ _PHRASES = {
         "basis_seeds": "seeds: {}",
         "basis_runs": "runs: {}",
         "basis_conditions": "conditions: {}",
+        "basis_draws": "draws: {}",
         "many": "{} cases, from {} ({}) to {} ({})",
         "no_runs": "no network",
         "no_scale": "rests on no network",
@@ -117,7 +120,7 @@ _CASE_WORDS = {
         "norms": "norme",
         "angles": "angoli",
         "uncentred": "non centrata",
-        "debiased": "corretto",
+        "debiased": "senza distorsione",
     },
     "en": {"noisy": "noisy labels", "clean": "clean labels"},
 }
@@ -130,9 +133,11 @@ def _in(language: str, italian: str) -> str:
 
 
 def case_name(case: Case, language: str) -> str:
+    """What a case is called, in the language's words and with its decimal sign."""
+    name = case.name
     for english, word in _CASE_WORDS[language].items():
-        case = case._replace(name=case.name.replace(english, word))
-    return case.name
+        name = name.replace(english, word)
+    return re.sub(r"(?<=\d)\.(?=\d)", ",", name) if language == "it" else name
 
 
 def value_text(value: Estimate, language: str) -> str:

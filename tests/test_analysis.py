@@ -177,6 +177,8 @@ def test_words_of_intervals_and_seeds():
     assert pages.seeds_text([1, 3]).startswith("media di 1–3 semi")
     assert pages.listing([2, 4, 8]) == "2, 4 e 8" and pages.listing(["a"]) == "a" and pages.listing([]) == ""
     assert pages.percent(0.2) == "20 %" and pages.percent(0.125) == "12,5 %"
+    read = ["lo 0,5 %", "l’1 %", "il 7 %", "l’8 %", "l’11,3 %", "il 18 %", "l’84 %", "il 100 %"]
+    assert [pages.with_article(pages.percent(share)) for share in (0.005, 0.01, 0.07, 0.08, 0.113, 0.18, 0.84, 1)] == read
 
 
 @pytest.mark.parametrize(

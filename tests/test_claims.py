@@ -333,6 +333,11 @@ def test_exact_claims_are_judged_without_any_run():
         "R08": PARTLY, "R15": REPRODUCED, "R20": NOT_REPRODUCED, "R22": NOT_REPRODUCED
     }  # fmt: skip
     assert min(case.value.mean for case in results["R22"].cases[0]) == pytest.approx(1)
+    ((drawn,), (changed,)) = results["R08"].cases
+    assert drawn.value == (pytest.approx(0.2), pytest.approx(0.2), pytest.approx(0.2), 20) and changed.value.high < 0.185
+    for language, sigma in (("it", "σ = 0,1: 1;"), ("en", "σ = 0.1: 1;")):
+        assert sigma in verdicts.measured_texts(results["R22"], language)[0]
+    assert all("(estrazioni: 20)" in text for text in verdicts.measured_texts(results["R08"], "it"))
 
 
 @pytest.mark.parametrize("language", claims.LANGUAGES)
@@ -366,7 +371,7 @@ def test_no_page_names_a_verdict_by_itself(path: Path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
-    italian = r"\b(?:non |in parte )?(?:riprodott[aeio]|verificabil[ei])\b|\bnon ancora a questa scala\b"
+    italian = r"\b(?:non |in parte )?(?:riprodott[aeio]|verificabil[ei])\b|\bnon ancora decis[aeio]\b"
     named = re.findall(rf"{italian}|\b(?:not |partly )?reproduced\b|\bnot testable\b|\bnot yet at this scale\b", text, re.IGNORECASE)
     assert named == []
 

@@ -107,10 +107,10 @@ def test_epochs_are_medians_with_ranges_and_say_who_never_comes():
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.07, 0.1, "resta entro la fascia 0,07–0,10 del report"),
-        (0.08, 0.13, "esce dalla fascia 0,07–0,10 del report"),
-        (0.11, 0.13, "sta tutto sopra la fascia 0,07–0,10 del report"),
-        (0.01, 0.06, "sta tutto sotto la fascia 0,07–0,10 del report"),
+        (0.07, 0.1, "resta entro la fascia 0,07–0,10"),
+        (0.08, 0.13, "esce dalla fascia 0,07–0,10"),
+        (0.11, 0.13, "sta tutto sopra la fascia 0,07–0,10"),
+        (0.01, 0.06, "sta tutto sotto la fascia 0,07–0,10"),
         (math.nan, math.nan, "senza misure dopo l’epoca 200"),
     ],
 )
@@ -132,7 +132,8 @@ def test_words_of_the_late_level_and_of_the_report():
     texts = make_texts(make_table(epochs=[1, 2, 3, 200, 400], error=lambda width, epoch: 0.09 if width == 64 else 0.2))
     assert texts["late_range"] == "0,090–0,091" and texts["late_band"].startswith("resta entro")
     assert texts["late_differences"] == "W = 12: +0,110 [+0,110; +0,110], intervallo tutto sopra lo zero"
-    assert texts["report_late_range"] == "0,072–0,130" and texts["report_late_band"].startswith("esce dalla")
+    assert texts["late_records"] == "2 misure per rete"
+    assert texts["report_late_range"] == "0,072–0,130" and texts["report_in_band"] == "8 su 9"
     assert texts["report_narrow_better"] == "50, 70, 100 e 200"
     assert texts["report_distance"].startswith("W = 12: mediana 0,")
 

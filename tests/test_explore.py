@@ -19,7 +19,7 @@ from ncbook.explore.geometry import arrangement, geometry, gram, projection
 from ncbook.explore.widgets import drawing, dropdown, explorer, follow, slider
 from ncbook.explore.width import width_explorer, width_texts
 from ncbook.metrics import gram_floor
-from ncbook.pages import curve_name, number
+from ncbook.pages import curve_name, number, percent, with_article
 from ncbook.representations import activations
 from ncbook.simplex import simplex_cosines
 from ncbook.store import Store
@@ -219,9 +219,9 @@ def test_without_label_noise_both_labelings_are_the_same(store):
     sweep(specs, jobs=1, store=store)
     (run,) = load_runs(specs, store)
     picture = width_explorer([run]).children[1].children[0].children[0]
-    nc1 = number(run.metrics["nc1_clean"][-1])
+    nc1, nc2 = (number(run.metrics[metric][-1]) for metric in ("nc1_clean", "nc2_gram_clean"))
     assert f"<td>{nc1}</td><td>{nc1}</td>" in picture.value and len(labels(picture)) == 4
-    assert width_texts([run])["nearest"].startswith(number(run.metrics["nc2_gram_clean"][-1]))
+    assert width_texts([run])["nearest"] == f"ResNet1D con SGD e W = 3 (NC2 = {nc2})"
     assert shown([run])["nc4_noisy"].equals(shown([run])["nc4_clean"].rename("nc4_noisy"))
 
 
@@ -231,7 +231,7 @@ def test_each_dimension_shows_what_is_possible_and_what_was_reached(projected):
     nc2 = [run.metrics["nc2_gram_noisy"][-1] for run in projected]
     floor = gram_floor(10, 2)
     assert "<strong>d = 2</strong>: un ETF di 10 classi non è possibile, ci vuole d ≥ 9." in small
-    assert f"è {number(nc2[0])}; il minimo geometrico, {number(floor)}, ne è il {round(100 * floor / nc2[0])} %." in small
+    assert f"è {number(nc2[0])}; il minimo geometrico, {number(floor)}, ne è {with_article(percent(round(floor / nc2[0], 2)))}." in small
     assert "<strong>d = 9</strong>: un ETF di 10 classi è possibile, poiché d ≥ 9." in large and f"è {number(nc2[1])} e può" in large
     assert whole.children[1].selected_index == 1
     texts = dimension_texts(projected)
@@ -241,8 +241,8 @@ def test_each_dimension_shows_what_is_possible_and_what_was_reached(projected):
 def test_words_of_the_width_page_follow_the_runs(networks):
     texts = width_texts(networks)
     assert texts["peaks"] == "nessuna curva ne ha uno" and texts["etf_cosine"] == "−0,11" and texts["etf_share"] == "22 %"
-    shares = sorted(round(100 * geometry(run).share) for run in networks if run.spec.model.width == 4)
-    assert texts["shares"] == f"fra il {shares[0]} % e il {shares[-1]} %"
+    shares = sorted(round(geometry(run).share, 2) for run in networks if run.spec.model.width == 4)
+    assert texts["shares"] == f"fra {with_article(percent(shares[0]))} e {with_article(percent(shares[-1]))}"
 
 
 def test_the_table_of_an_explorer_has_every_epoch_and_the_last_cosines(networks):

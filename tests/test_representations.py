@@ -1,11 +1,13 @@
 """Networks rebuilt from stored weights, the similarity of their layers, and the words that the chapters on layers choose."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from ncbook import analysis, metrics, models
+from ncbook import analysis, claims, metrics, models
 from ncbook import representations as rep
 from ncbook.analysis import Estimate
 from ncbook.chapters import CHAPTERS, chapter_specs
@@ -315,24 +317,36 @@ def test_words_follow_the_numbers():
 @pytest.mark.parametrize(
     ("ratios", "words"),
     [
-        ([[9.0, 8.9, 8.8, 0.01]], "in tutte le reti"),
-        ([[9.0, 3.0, 2.0, 1.0]], "in nessuna rete"),
-        ([[9.0, 8.9, 8.8, 0.01], [9.0, 3.0, 2.0, 1.0]], "in 1 reti su 2"),
-        ([[1.0, 2.0, 3.0, 4.0]], "nessuna rete collassa"),
+        ([[9.0, 8.9, 8.8, 0.01]], "è così in tutte le reti"),
+        ([[9.0, 3.0, 2.9, 0.01]], "è così in tutte le reti"),  # more than four fifths, less than nine tenths
+        ([[9.0, 3.0, 2.0, 1.0]], "non è così in nessuna rete"),
+        ([[9.0, 1.5, 1.4, 1e-4]], "non è così in nessuna rete"),  # more than four fifths of the logarithm, less of the separation
+        ([[9.0, 8.9, 8.8, 0.01], [9.0, 3.0, 2.0, 1.0]], "è così in 1 rete su 2"),
+        ([[9.0, 8.9, 8.8, 0.01], [1.0, 2.0, 3.0, 4.0]], "è così in 1 rete su 2"),
+        ([[1.0, 2.0, 3.0, 4.0]], "nessuna rete collassa, e la domanda non si pone"),
     ],
 )
-def test_whether_the_last_layer_does_almost_everything(ratios, words):
+def test_whether_the_last_layers_do_almost_everything_is_asked_as_in_the_ledger(ratios, words):
     shares = rep.collapse_shares(pd.concat([layer_table(one).assign(width=8 + i) for i, one in enumerate(ratios)]))
-    assert words in layer_pages.almost_only_text(shares)
+    texts = layer_pages.almost_only_texts(shares, claims.chosen(["R24"])[0].checks)
+    assert texts == {"almost_layers": "L2, C3 e C4", "almost_least": "l’80 %", "almost_only": words}
     assert layer_pages.share_texts(shares)["separation_noisy_half"] in ("1 su 1", "0 su 1", "1 su 2", "0 su 0")
 
 
 def test_drift_words_say_what_still_changes():
     (a, b, _), _ = clouds(dims=(6, 6, 6))
-    moving = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a, "L1": a}, 2: {"L0": a, "L1": a}, 4: {"L0": a, "L1": b}}}), 2)
-    assert moving["drift_still"].startswith("supera 0,05 in L1:") and moving["drift_least"] == "L1"
-    still = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a}, 4: {"L0": rep.moved(a, 0)}}}), 1)
-    assert still["drift_still"].startswith("non supera 0,05 in nessuno strato") and still["drift_changes"] == "L0: 0,00"
+    course = {1: {"L0": a, "L1": a}, 2: {"L0": a, "L1": a}, 4: {"L0": a, "L1": b}}
+    moving = layer_pages.drift_texts(rep.drift_means({0: course, 1: course}), 2)
+    assert moving["drift_still"] == (
+        "con tutto l’intervallo supera 0,05 in L1: lì la rappresentazione si sta ancora riorganizzando; "
+        "con tutto l’intervallo resta entro 0,05 in L0"
+    )
+    assert moving["drift_least"] == "L1"
+    for undecided in ({0: course}, {0: course, 1: course | {4: {"L0": a, "L1": a}}}):  # one seed; two of which one layer moves in one
+        said = layer_pages.drift_texts(rep.drift_means(undecided), 2)["drift_still"]
+        assert "supera" not in said and re.search(r"non è decisa in .*L1, dove l’intervallo attraversa 0,05 o manca$", said)
+    still = layer_pages.drift_texts(rep.drift_means({seed: {1: {"L0": a}, 4: {"L0": rep.moved(a, 0)}} for seed in (0, 1)}), 1)
+    assert still["drift_still"] == "con tutto l’intervallo resta entro 0,05 in L0" and still["drift_changes"] == "L0: 0,00"
     alone = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a}}}), 1)
     assert "una sola fotografia" in alone["drift_still"] and alone["drift_before_last"] == "n.d."
 

@@ -76,7 +76,8 @@ def test_words_follow_a_fall_to_the_floor_and_its_absence():
     drop = "da d = 8 a d = 9: −1,18 [−1,18; −1,18], intervallo tutto sotto lo zero (il minimo geometrico: −1,18)"
     assert fallen["drops_clean"].startswith(drop)
     assert fallen["at_threshold_clean"] == "0,50 [0,50; 0,50]" and fallen["permits"] == "con d = 9 e 10: tutte e sole quelle con d ≥ 9"
-    assert fallen["flipped_count"] == "10" and fallen["flipped_share"] == "10 %" and fallen["optimiser_gap"].startswith("10⁻")
+    assert fallen["flipped_count"] == "10" and fallen["flipped_share"] == "il 10 %" and fallen["optimiser_gap"].startswith("10⁻")
+    assert fallen["floor_last_steps"] == "di 0,60 da d = 7 a 8 e di 1,18 da d = 8 a 9"
     assert fallen["floor_shares"].startswith("d = 2: 92,5 %; d = 3: 90,3 %; d = 8: ")
     _, flat = make_texts(make_last(lambda dim: 7.0))
     assert "da d = 8 a d = 9: 0,00 [0,00; 0,00], intervallo che contiene lo zero" in flat["drops_clean"]

@@ -11,7 +11,7 @@ from ncbook.explore.courses import METRICS, NC2, multiples, network_rows, number
 from ncbook.explore.geometry import geometry, geometry_pictures
 from ncbook.explore.widgets import beside, explorer, follow, slider
 from ncbook.metrics import gram_floor
-from ncbook.pages import listing, number, percent
+from ncbook.pages import listing, number, percent, with_article
 from ncbook.store import Run
 
 _BY = ["feature_dim"]
@@ -69,7 +69,8 @@ def _reached(nc2: float, floor: float) -> str:
     """How near NC2 has come to its least value."""
     if not floor:
         return f"NC2 (del report, etichette rumorose) è {number(nc2)} e può scendere fino a zero."
-    return f"NC2 (del report, etichette rumorose) è {number(nc2)}; il minimo geometrico, {number(floor)}, ne è il {percent(round(floor / nc2, 2))}."
+    share = with_article(percent(round(floor / nc2, 2)))
+    return f"NC2 (del report, etichette rumorose) è {number(nc2)}; il minimo geometrico, {number(floor)}, ne è {share}."
 
 
 def dimension_texts(runs: Sequence[Run]) -> dict[str, str]:

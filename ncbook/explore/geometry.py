@@ -13,7 +13,7 @@ from PIL import Image
 from ncbook.data import load
 from ncbook.explore.svg import Plot, Scale, dots, path, svg, text
 from ncbook.explore.widgets import beside
-from ncbook.pages import number, percent
+from ncbook.pages import number, percent, with_article
 from ncbook.representations import activations
 from ncbook.store import Run
 
@@ -168,14 +168,14 @@ def projection(shape: Geometry, title: str) -> str:
         plot.parts.append(path(dots(centres[k : k + 1]), stroke="#fff", stroke_width="18", stroke_linecap=cap))
         plot.parts.append(path(dots(centres[k : k + 1]), stroke=color, stroke_width="15", stroke_linecap=cap))
         plot.parts.append(text(x, y + 4, str(k), "middle", fill=ink, font_weight="bold"))
-    held = percent(round(shape.share, 2))
+    held = with_article(percent(round(shape.share, 2)))
     words = [
-        f"tiene il {held} della varianza fra le medie",
+        f"tiene {held} della varianza fra le medie",
         f"numeri: medie di classe; segni: {len(points)} punti;",
         "croci: punti con l’etichetta cambiata",
     ]
     plot.parts += [text(38, 334 + 16 * line, one) for line, one in enumerate(words)]
-    alt = f"{title}: {len(points)} punti e le medie di classe in un piano che tiene il {held} della varianza fra le medie."
+    alt = f"{title}: {len(points)} punti e le medie di classe in un piano che tiene {held} della varianza fra le medie."
     return svg(316, 390, alt, *plot.parts)
 
 

@@ -11,7 +11,7 @@ from ncbook.data import load
 from ncbook.explore.courses import METRICS, NC2, multiples, network_rows, numbers_table
 from ncbook.explore.geometry import geometry, geometry_pictures
 from ncbook.explore.widgets import beside, dropdown, explorer, follow, slider
-from ncbook.pages import curve_name, listing, number, percent
+from ncbook.pages import curve_name, listing, number, percent, with_article
 from ncbook.store import Run
 
 
@@ -77,15 +77,15 @@ def width_texts(runs: Sequence[Run]) -> dict[str, str]:
     classes = load(runs[0].spec.data).classes
     nearest = analysis.seed_means(last, [NC2]).dropna(subset="mean").sort_values("mean")
     named = [f"{curve_name(model, optimizer)} a W = {width}" for model, optimizer, width in zip(*(peaks[column] for column in (*CURVE, "width")))]
-    ends = [percent(round(end([shape.share for shape in shapes]), 2)) for end in (min, max)] if shapes else []
+    ends = [with_article(percent(round(end([shape.share for shape in shapes]), 2))) for end in (min, max)] if shapes else []
     return {
         "peaks": listing(named) or "nessuna curva ne ha uno",
         "etf_cosine": number(-1 / (classes - 1), 2),
         "etf_share": percent(round(2 / (classes - 1), 2)),
-        "shares": f"fra il {ends[0]} e il {ends[1]}" if shapes else "non misurata",
-        "nearest": "non misurato" if nearest.empty else _nearest(nearest.iloc[0]),
+        "shares": f"fra {ends[0]} e {ends[1]}" if shapes else "non misurata",
+        "nearest": "nessuna, perché NC2 non è misurato" if nearest.empty else _nearest(nearest.iloc[0]),
     }
 
 
 def _nearest(row: pd.Series) -> str:
-    return f"{number(row['mean'])}, di {curve_name(row['model'], row['optimizer'])} con W = {row['width']}"
+    return f"{curve_name(row['model'], row['optimizer'])} e W = {row['width']} (NC2 = {number(row['mean'])})"

@@ -11,7 +11,7 @@ from ncbook import analysis, simplex
 from ncbook.analysis import Estimate
 from ncbook.data import Data
 from ncbook.metrics import gram_floor
-from ncbook.pages import MISSING, listing, number, percent, sign_text, with_interval
+from ncbook.pages import MISSING, listing, number, percent, sign_text, with_article, with_interval
 
 NC2, NC1 = "nc2_gram", "nc1_trace_ratio"
 """The report's forms; with a suffix _noisy or _clean they are columns."""
@@ -66,6 +66,12 @@ def nc2_rows(means: pd.DataFrame, points: pd.DataFrame, classes: int) -> list[li
     return found
 
 
+def _floor_step(classes: int, dim: int) -> str:
+    """How far the geometric floor falls in the step to a dimension."""
+    fall = gram_floor(classes, dim - 1) - gram_floor(classes, dim)
+    return f"di {number(fall, 2)} da d = {dim - 1} a {dim}"
+
+
 def permits_text(distances: pd.DataFrame, classes: int) -> str:
     """Which dimensions permit a simplex ETF according to the optimiser, beside what theory says; distances: `simplex.nearest_distances`."""
     permitted = sorted({int(dim) for dim in distances[distances["value"] < simplex.TOUCHES]["feature_dim"]})
@@ -111,9 +117,10 @@ def texts(last: pd.DataFrame, means: pd.DataFrame, points: pd.DataFrame, distanc
         "threshold": str(threshold),
         "starts": str(distances["feature_dim"].value_counts().max()),
         "permits": permits_text(distances, classes),
+        "floor_last_steps": listing(_floor_step(classes, dim) for dim in (threshold - 1, threshold)),
         "optimiser_gap": _power_above(float((distances["value"] - distances["floor"]).abs().max())),
         "flipped_count": number(int(data.flipped.sum()), 0),
-        "flipped_share": percent(flipped),
+        "flipped_share": with_article(percent(flipped)),
         "collapsed": number(collapsed),
         "collapsed_closed": number(simplex.collapsed_nc1_closed(flipped, classes)),
         "nc1_below_collapsed": below_text(means, f"{NC1}_noisy", collapsed),

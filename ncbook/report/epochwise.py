@@ -20,7 +20,7 @@ SPREADS = {"std": "deviazione standard", "range": "escursione", "wobble": "oscil
 LATE = 200
 """The epoch from which the report calls its large network's error low and stable."""
 REPORT_LATE = (0.07, 0.10)
-"""The band in which the report places it."""
+"""The band in which nearly all points of the report's curve lie from then on."""
 _LEAST = 3  # recorded epochs in a window
 
 
@@ -189,7 +189,7 @@ def in_band_text(low: float, high: float) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"senza misure dopo l’epoca {LATE}"
     least, most = REPORT_LATE
-    band = f"fascia {number(least, 2)}–{number(most, 2)} del report"
+    band = f"fascia {number(least, 2)}–{number(most, 2)}"
     if least <= low and high <= most:
         return f"resta entro la {band}"
     if low > most:
@@ -197,6 +197,13 @@ def in_band_text(low: float, high: float) -> str:
     if high < least:
         return f"sta tutto sotto la {band}"
     return f"esce dalla {band}"
+
+
+def late_records_text(table: pd.DataFrame) -> str:
+    """How many records of each network the level from `LATE` on rests on; table: that of `sweep`."""
+    counts = sorted({int((run["epoch"] >= LATE).sum()) for _, run in table.groupby(["width", "seed"])})
+    span = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"{span} {'misura' if counts == [1] else 'misure'} per rete"
 
 
 def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, means: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
@@ -213,7 +220,8 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
             found[width] = [Estimate(*row) for row in pairs[list(Estimate._fields)].itertuples(index=False) if row.n]
         return found
 
-    texts = {"widest": f"W = {widest}", "windows": str(spread["window"].nunique()), "late": str(LATE)}
+    texts = {"widest": f"W = {widest}", "windows": str(spread["window"].nunique())}
+    texts |= {"late": str(LATE), "late_records": late_records_text(table)}
     for metric in SPREADS:
         sides = against_widest(spread, metric, ["window"])
         texts[f"{metric}_tally"] = "; ".join(f"W = {width}: {tally(values)}" for width, values in sides.items()) or only
@@ -237,7 +245,9 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
     narrow, wide = theirs.columns.min(), theirs.columns.max()
     late_points = theirs.loc[LATE:, wide].dropna()
     texts["report_late_range"] = f"{number(late_points.min())}–{number(late_points.max())}"
-    texts["report_late_band"] = in_band_text(late_points.min(), late_points.max())
+    least, most = REPORT_LATE
+    texts["report_band"] = f"{number(least, 2)}–{number(most, 2)}"
+    texts["report_in_band"] = f"{int(late_points.between(least, most).sum())} su {len(late_points)}"
     better = theirs.index[theirs[narrow] < theirs[wide]]
     texts["report_narrow_better"] = listing(number(epoch, 0) for epoch in better)
     beside = analysis.beside_report(means, points).dropna(subset="difference")

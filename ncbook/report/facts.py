@@ -49,7 +49,7 @@ def texts() -> dict[str, str]:
         "narrow_floor": number(metrics.gram_floor(CLASSES, 2), 2),
         "nc2_rises": str(sum(int((curve.sort_values("width")["value"].dropna().diff() > 0).sum()) for _, curve in nc2.groupby(analysis.CURVE))),
         "nc2_steps": str(sum(curve["value"].notna().sum() - 1 for _, curve in nc2.groupby(analysis.CURVE))),
-        "report_widest_nc2": f"{number(widest.min(), 2)}–{number(widest.max(), 2)}",
+        "report_widest_nc2": f"{number(widest.min())}–{number(widest.max())}",
         "report_peak_width": listing(sorted(set(tops.values()))),
         "report_at_peak": "; ".join(number(resnet.loc[width, optimizer]) for optimizer, width in tops.items()),
         "report_at_12": "; ".join(number(resnet.loc[12, optimizer]) for optimizer in tops),
@@ -60,6 +60,6 @@ def texts() -> dict[str, str]:
         "best_critical": number(spike.min()[12], 2),
         "noise_nc1": number(simplex.collapsed_nc1_closed(0.18, CLASSES), 2),
         "drift_end": number(max(deep), 0),
-        "drift_lowest": f"{number(deep[lowest], 2)} all’epoca {number(lowest, 0)}",
-        "drift_last": number(deep[max(deep)], 2),
+        "drift_lowest": f"{number(deep[lowest])} all’epoca {number(lowest, 0)}",
+        "drift_last": number(deep[max(deep)]),
     }

@@ -7,7 +7,8 @@ import pandas as pd
 
 from ncbook import analysis
 from ncbook.analysis import CURVE, Estimate, seed_means
-from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_interval
+from ncbook.claims import Check
+from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_article, with_interval
 from ncbook.representations import SHARE_MEASURES, STEPS, WHOLE
 from ncbook.spec import OPTIMIZERS, SIGNAL_MODELS
 
@@ -56,7 +57,7 @@ def _means(table: pd.DataFrame, **where) -> dict[str, Estimate]:
     return {row["first"]: Estimate(*(row[f] for f in Estimate._fields)) for row in table.to_dict("records") if row["first"] == row["second"]}
 
 
-def _at(table: pd.DataFrame, key: tuple) -> Estimate:
+def _at(table: pd.DataFrame, key: tuple | str) -> Estimate:
     """The estimate in the row of an indexed table."""
     return Estimate(*table.loc[key, list(Estimate._fields)])
 
@@ -157,31 +158,40 @@ def drift_rows(means: pd.DataFrame, epochs: int, report: Mapping[str, float]) ->
         mine = means[means["metric"] == layer].set_index(["kind", "since", "epoch"])
         cells = [("biased", "first", epochs), ("biased", "first", last), ("debiased", "first", last), ("debiased", "previous", last)]
         values = [with_interval(_at(mine, cell), 2) if cell in mine.index else MISSING for cell in cells]
-        rows.append([layer, *values, number(report[layer], 2) if layer in report else "–"])
+        rows.append([layer, *values, number(report[layer]) if layer in report else "–"])
     return rows
 
 
 def drift_texts(means: pd.DataFrame, epochs: int) -> dict[str, str]:
-    """Which layers still change: the change of the CKA with the first epoch from `epochs` to the end, and the last step's distance from 1."""
+    """Which layers still change: the change of the CKA with the first epoch from `epochs` to the end, and the last step's distance from 1.
+
+    means: from `drift_means`, of the networks followed to the end.
+    """
     ends = sorted(set(means["epoch"]))
     first = means[(means["since"] == "first") & (means["kind"] == "debiased")].set_index(["metric", "epoch"])["mean"]
-    step = means[(means["since"] == "previous") & (means["kind"] == "debiased") & (means["epoch"] == ends[-1])].set_index("metric")["mean"]
-    still = [layer for layer in step.index if 1 - step[layer] > 0.05]
+    step = means[(means["since"] == "previous") & (means["kind"] == "debiased") & (means["epoch"] == ends[-1])].set_index("metric")
     at_end = {layer: first[layer, ends[-1]] for layer in dict.fromkeys(means["metric"])}
-    if step.empty:
-        said = "non si può misurare con una sola fotografia"
-    elif still:
-        said = f"supera 0,05 in {listing(still)}: lì la rappresentazione si sta ancora riorganizzando"
-    else:
-        said = "non supera 0,05 in nessuno strato: nell’ultimo tratto nessuna rappresentazione si è riorganizzata di molto"
     return {
         "drift_first": number(ends[0], 0),
         "drift_last": number(ends[-1], 0),
         "drift_before_last": number(ends[-2], 0) if len(ends) > 1 else MISSING,
         "drift_least": min(at_end, key=at_end.get) if all(map(math.isfinite, at_end.values())) else MISSING,
         "drift_changes": "; ".join(f"{layer}: {number(at_end[layer] - first[layer, epochs], 2, sign=True)}" for layer in at_end),
-        "drift_still": said,
+        "drift_still": _still_text({layer: _at(step, layer) for layer in step.index}),
     }
+
+
+def _still_text(step: Mapping[str, Estimate]) -> str:
+    """Of which layers the whole interval of the last step's CKA is more than 0.05 from 1; step: layer -> that CKA."""
+    moving = [layer for layer, value in step.items() if value.high < 0.95]
+    at_rest = [layer for layer, value in step.items() if value.low >= 0.95]
+    said = {
+        "con tutto l’intervallo supera 0,05 in {}: lì la rappresentazione si sta ancora riorganizzando": moving,
+        "con tutto l’intervallo resta entro 0,05 in {}": at_rest,
+        "non è decisa in {}, dove l’intervallo attraversa 0,05 o manca": [layer for layer in step if layer not in moving + at_rest],
+    }
+    texts = [words.format(listing(layers)) for words, layers in said.items() if layers]
+    return "; ".join(texts) or "non si può misurare con una sola fotografia"
 
 
 def step_rows(shares: pd.DataFrame, model: str, width: int) -> list[list[str]]:
@@ -222,17 +232,30 @@ def share_texts(shares: pd.DataFrame) -> dict[str, str]:
     return texts
 
 
-def almost_only_text(shares: pd.DataFrame) -> str:
-    """Whether the collapse sits almost only in the last layer, by its share (at least 0.9) on the noisy labels by every measure."""
-    mine = last_layer(shares[shares["labels"] == "noisy"]).groupby([*CURVE, "width"])[list(SHARE_MEASURES)].mean().dropna()
-    if mine.empty:
-        return "nessuna rete collassa, e la domanda non si pone"
-    count = int((mine >= 0.9).all(axis=1).sum())
-    if count == len(mine):
-        return "in tutte le reti l’ultimo strato fa almeno nove decimi del collasso, con ogni misura"
-    if count == 0:
-        return "in nessuna rete l’ultimo strato fa nove decimi del collasso con ogni misura"
-    return f"l’ultimo strato fa almeno nove decimi del collasso, con ogni misura, in {count} reti su {len(mine)}"
+def almost_only_texts(shares: pd.DataFrame, checks: Sequence[Check]) -> dict[str, str]:
+    """Whether the last layers make almost all of the collapse, by the ledger's checks of the measure `collapse_share`.
+
+    `almost_layers` and `almost_least`: which layers the checks name, and more than which share of the collapse they ask for; `almost_only`:
+    in how many networks the means over seeds meet all checks.
+    """
+    network, margins = [*CURVE, "width"], []
+    for check in checks:
+        mine = shares[shares["layer"].isin(check.arguments["layers"]) & shares["labels"].isin(check.arguments["labels"])]
+        added = mine.groupby([*network, "labels", "seed"])[check.arguments["share"]].sum(min_count=1)
+        margins.append(added.groupby([*network, "labels"]).mean().unstack("labels") - check.criterion.low)
+    found = pd.concat(margins, axis=1)
+    count = int((found > 0).all(axis=1).sum())
+    if found.isna().all(axis=None):
+        said = "nessuna rete collassa, e la domanda non si pone"
+    elif count == len(found):
+        said = "è così in tutte le reti"
+    else:
+        said = f"è così in {count} {'rete' if count == 1 else 'reti'} su {len(found)}" if count else "non è così in nessuna rete"
+    return {
+        "almost_layers": listing(dict.fromkeys(layer for check in checks for layer in check.arguments["layers"])),
+        "almost_least": listing(dict.fromkeys(with_article(percent(check.criterion.low)) for check in checks)),
+        "almost_only": said,
+    }
 
 
 def readout_texts(layers: pd.DataFrame, last: pd.DataFrame) -> dict[str, str]:
