@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import uuid
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,7 @@ def _own_folder() -> Path:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes `path`'s place once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

@@ -259,6 +259,21 @@ def test_failed_write_leaves_the_old_file_and_no_other(store, monkeypatch):
     assert store.path(KEY).read_bytes() == before
 
 
+def test_writers_of_one_file_do_not_meet(store, monkeypatch):
+    """The second, with the same process id as in another container, begins and ends while the first is at work."""
+    write = np.savez_compressed
+
+    def interrupted(file, **arrays):
+        monkeypatch.setattr(np, "savez_compressed", write)
+        store.save(RUN)
+        write(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    store.save(RUN)
+    assert_equal_runs(RUN, store.load(KEY))
+    assert [path.name for path in store.own.iterdir()] == [f"{KEY}.npz"]
+
+
 def test_folder_that_cannot_be_written_is_refused_beforehand(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written .*NCBOOK_RUNS names the store's"):
