@@ -178,7 +178,9 @@ class StackTrainer:
                     part.copy_(piece.view(part.shape))
             for name, buffer in buffers.items():
                 buffer[member] = torch.from_numpy(saved[f"buffer.{name}"])
-        together = {name: torch.stack([torch.from_numpy(c[name]) for c in checkpoints]) for name in first}
+        names = dict.fromkeys(name for saved in checkpoints for name in saved)
+        unknown = np.full(len(self._recorded), np.nan)  # what older checkpoints lack of a member that diverged before its first record
+        together = {name: torch.stack([torch.from_numpy(c.get(name, unknown)) for c in checkpoints]) for name in names}
         self._metrics = {n.removeprefix("metric."): list(v.unbind(1)) for n, v in together.items() if n.startswith("metric.")}
         self._states = {}
         for name, values in together.items():
@@ -191,8 +193,7 @@ class StackTrainer:
         stop, since = self.spec.stop, self.spec.switch.epoch if self.spec.switch else 0
         if stop is None or not self._recorded:
             return [None] * len(self.specs)
-        none = [torch.full((len(self.specs),), torch.nan)] * len(self._recorded)
-        epochs, ratio = np.array(self._recorded), torch.stack(self._metrics.get("nc1_trace_ratio_clean", none)).numpy().T
+        epochs, ratio = np.array(self._recorded), torch.stack(self._metrics["nc1_trace_ratio_clean"]).numpy().T
         ends: list[int | None] = []
         for values in ratio:
             crossed = epochs[(values < stop.nc1) & (epochs > since)]
@@ -277,27 +278,22 @@ class StackTrainer:
             found["accuracy_unflipped"] = _mean(guess == clean, ~flipped)
             found["accuracy_flipped"] = _mean(guess == self._noisy, flipped)
             found["accuracy_flipped_clean"] = _mean(guess == clean, flipped)
-        finite = (features.isfinite().all((1, 2)) & test_logits.isfinite().all((1, 2))).nonzero().squeeze(1)
-        if len(finite):
-            at_once = max(1, _GEOMETRY_SIZE // features[0].numel())
-            parts = [self._geometry(features, labellings, members) for members in finite.split(at_once)]
-            for name in parts[0]:
-                found[name] = _scatter(torch.cat([part[name] for part in parts]), finite, len(self.specs))
-        diverged = torch.ones(len(self.specs), dtype=torch.bool)
-        diverged[finite.cpu()] = False
-        names = found if len(finite) else (*found, *self._metrics)
-        missing = torch.full((len(self.specs),), torch.nan, dtype=torch.float64)
-        return {n: torch.where(diverged, missing, found[n].double().cpu() if n in found else missing) for n in names}
+        finite = features.isfinite().all((1, 2)) & test_logits.isfinite().all((1, 2))
+        at_once = max(1, _GEOMETRY_SIZE // features[0].numel())
+        parts = [self._geometry(features, finite, labellings, slice(i, i + at_once)) for i in range(0, len(features), at_once)]
+        found |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {name: values.double().where(finite, torch.nan).cpu() for name, values in found.items()}
 
-    def _geometry(self, features: Tensor, labellings: dict[str, Tensor], members: Tensor) -> dict[str, Tensor]:
-        """The metrics of neural collapse of some members, by name."""
-        classifier = self.model.classifier
-        weight, bias = classifier.weight[members], None if classifier.bias is None else classifier.bias[members]
-        found = {"feature_norm": metrics.feature_norm(features[members])}
+    def _geometry(self, features: Tensor, finite: Tensor, labellings: dict[str, Tensor], members: slice) -> dict[str, Tensor]:
+        """The metrics of neural collapse of some members, by name; those of zeros for a member that is not finite."""
+        classifier, known = self.model.classifier, finite[members, None, None]
+        features, weight = features[members].where(known, 0), classifier.weight[members].where(known, 0)
+        bias = None if classifier.bias is None else classifier.bias[members].where(known[..., 0], 0)
+        found = {"feature_norm": metrics.feature_norm(features)}
         found |= {f"squared_norm_{layer}": value[members] for layer, value in self.model.squared_norms().items()}
         found |= {f"nc2_weight_{name}": value for name, value in metrics.nc2_weight(weight)._asdict().items()}
         for labelling, labels in labellings.items():
-            collapse = metrics.collapse_metrics(features[members], labels[members], weight, bias)
+            collapse = metrics.collapse_metrics(features, labels[members], weight, bias)
             found |= {f"{name}_{labelling}": value for name, value in collapse.items()}
         return found
 
@@ -332,7 +328,3 @@ def _mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     if where is None:
         return values.double().mean(1)
     return (values & where).sum(1).double() / where.sum(1)
-
-
-def _scatter(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return values.new_full((size,), torch.nan).index_copy(0, index, values)

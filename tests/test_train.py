@@ -256,6 +256,28 @@ def test_a_diverged_member_shows_as_nan_and_leaves_the_others_alone():
     assert result["metrics"]["test_error"][-1] < 0.9
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["checkpoint", "older checkpoint"])
+def test_a_member_that_diverged_at_once_resumes_together_with_a_healthy_one(older):
+    """Older checkpoints lack the geometry of a network that never had one."""
+    healthy = spec("cnn1d", width=2, epochs=2)
+    members = [dataclasses.replace(healthy, optimizer=OptimizerSpec(**SGD | dict(lr=1e30))), healthy]
+    checkpoints = []
+    for member in members:
+        apart = StackTrainer([member])
+        apart.run_epoch()
+        checkpoints += apart.checkpoint()
+    if older:
+        checkpoints[0] = {n: v for n, v in checkpoints[0].items() if not n.startswith("metric.") or n.endswith(("_loss", "_error"))}
+    for order in (0, 1), (1, 0):
+        together = StackTrainer([members[i] for i in order])
+        together.restore([checkpoints[i] for i in order])
+        together.run_epoch()
+        results = dict(zip(order, together.results()))
+        assert results[0]["metrics"].keys() == results[1]["metrics"].keys()
+        assert all(np.isnan(values).tolist() == [True, True] for values in results[0]["metrics"].values())
+        assert all(np.isfinite(values).tolist() == [True, True] for values in results[1]["metrics"].values())
+
+
 def test_bf16_trains_and_stays_close_to_float32():
     single = spec(width=8, optimizer=ADAM, epochs=3)
     full, half = (trained([single], dtype=dtype).results()[0]["metrics"] for dtype in ("float32", "bf16"))
