@@ -79,7 +79,6 @@ class StackTrainer:
         self.epochs, self.epoch = self.spec.epochs, 0
         self._steps = 0  # of the optimiser in its present state
         self._squared = False  # whether the loss in use is the squared distance
-        torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
 
         sets = [data.load(spec.data) for spec in specs]
         kind = DTYPES[dtype]
@@ -125,10 +124,12 @@ class StackTrainer:
         order = torch.stack([torch.randperm(points, generator=g, device=self.device) for g in self._generators])
         self.model.train()
         step = self._step if self.device.type == "cpu" else self._captured_step
+        _allow_tf32(self.dtype == "tf32")
         for batch in order.split(self.spec.batch_size, dim=1):
             self._steps += 1
             self._optimizer.prepare(self._steps, factors)
             step(batch)
+        _allow_tf32(False)
         self.epoch += 1
         if self.epoch in self.spec.recorded_epochs:
             self._recorded.append(self.epoch)
@@ -316,6 +317,11 @@ class StackTrainer:
         for p in self._parameters:
             yield flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Lets a GPU round what goes into products and convolutions of float32, or not; a CUDA graph keeps what held at its capture."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _mlp_weights(spec: RunSpec) -> int:

@@ -285,6 +285,23 @@ def test_bf16_trains_and_stays_close_to_float32():
     assert not np.array_equal(half["train_loss"], full["train_loss"])
 
 
+@pytest.mark.parametrize("dtype", ["tf32", "float32"])
+def test_tf32_is_for_training_steps_alone(dtype, monkeypatch):
+    """By default PyTorch rounds the convolutions on a GPU to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = {}
+    for name in ("_step", "_measure"):
+        def spied(self, *batch, name=name, method=getattr(StackTrainer, name)):
+            seen[name] = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+            return method(self, *batch)
+
+        monkeypatch.setattr(StackTrainer, name, spied)
+    trainer = StackTrainer([in_phases(RELU)])
+    trainer.dtype = dtype  # which StackTrainer refuses on a CPU
+    trainer.run_epoch()
+    assert seen == {"_step": (dtype == "tf32",) * 2, "_measure": (False, False)}
+
+
 def test_a_compiled_step_equals_the_one_in_torch_operations():
     """On other devices than the CPU a step is torch operations; they run on the CPU too."""
     specs = [OptimizerSpec(**optimizer) for optimizer in (SGD, ADAM, SGD | dict(momentum=0.0), ADAM | dict(lr=0.1))]
