@@ -99,7 +99,7 @@ class StackTrainer:
             offset += p.numel()
         sizes = [p[0].numel() for p in self._parameters]
         self._optimizer = Optimizer(self._flat, sizes, [spec.optimizer for spec in specs])
-        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
         self._recorded: list[int] = []
         self._metrics: dict[str, list[Tensor]] = {}
@@ -205,7 +205,10 @@ class StackTrainer:
     def _change_course(self) -> None:
         """What happens between two epochs: the loss changes and the optimiser may start anew, features are scaled."""
         switch, intervention = self.spec.switch, self.spec.intervention
-        self._squared = switch is not None and self.epoch >= switch.epoch
+        squared = switch is not None and self.epoch >= switch.epoch
+        if squared != self._squared:
+            self._squared = squared
+            self._graphs.clear()
         if switch and self.epoch == switch.epoch and switch.optimizer_state == "reset":
             self._steps = 0
             for state in self._optimizer.state:
@@ -232,9 +235,9 @@ class StackTrainer:
             self._optimizer.step(torch.cat([g.reshape(-1) for g in gradients]))
 
     def _captured_step(self, batch: Tensor) -> None:
-        """`_step` as a CUDA graph, one for each size of batch and each loss."""
-        kind = (batch.shape[1], self._squared)
-        if kind not in self._graphs:
+        """`_step` as a CUDA graph, one for each size of batch, for the loss in use."""
+        size = batch.shape[1]
+        if size not in self._graphs:
             static = batch.clone()
             changed = [self._flat, *self._optimizer.state, *self.model.buffers()]
             before = [t.clone() for t in changed]
@@ -249,8 +252,8 @@ class StackTrainer:
                 self._step(static)
             for tensor, value in zip(changed, before):
                 tensor.copy_(value)
-            self._graphs[kind] = (graph, static)
-        graph, static = self._graphs[kind]
+            self._graphs[size] = (graph, static)
+        graph, static = self._graphs[size]
         static.copy_(batch)
         graph.replay()
 

@@ -1,5 +1,6 @@
 """The stack against plain PyTorch, and against itself stopped, resumed and recomposed."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -315,6 +316,56 @@ def test_a_compiled_step_equals_the_one_in_torch_operations():
             way.step(gradient)
         assert torch.allclose(ways[0].parameters, ways[1].parameters, rtol=1e-12, atol=1e-14)
     assert (ways[0].parameters != start).all()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [
+            in_phases(RELU, made, switch=SwitchSpec(epoch=2, optimizer_state="reset"), intervention=InterventionSpec(epoch=3, factor=2))
+            for made in (ADAM, SGD)
+        ],
+        [spec("cnn1d", width=2, seed=seed) for seed in (0, 1)],
+    ],
+    ids=["phases", "batch norm"],
+)
+def test_a_captured_step_equals_a_plain_one(members, monkeypatch):
+    """Stand-ins for CUDA's streams and graphs; a replay computes the step as it was when it was captured."""
+
+    class Graph(contextlib.nullcontext):
+        def __init__(self):
+            super().__init__()
+            self.squared = captured._squared
+
+        def replay(self):
+            now, captured._squared = captured._squared, self.squared
+            step(next(static for graph, static in captured._graphs.values() if graph is self))
+            captured._squared = now
+
+    class Stream(contextlib.nullcontext):
+        def wait_stream(self, other):
+            pass
+
+    stand_ins = {"CUDAGraph": Graph, "graph": lambda graph: graph}
+    stand_ins |= {"Stream": Stream, "current_stream": Stream, "stream": lambda stream: stream}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    captured = StackTrainer(members, dtype="float64")
+    step, capture = captured._step, captured._captured_step
+
+    def captured_step(batch):
+        """What takes the place of `_step` on a GPU, where `_step` stays what it is."""
+        captured._step = step
+        capture(batch)
+        captured._step = captured_step
+
+    captured._step = captured_step
+    while not captured.done:
+        captured.run_epoch()
+    for one, other in zip(captured.results(), trained(members, dtype="float64").results()):
+        for name, values in one["metrics"].items():
+            assert np.array_equal(values, other["metrics"][name]), name
+    assert len(captured._graphs) == 2
 
 
 def test_every_layer_can_be_asked_for_by_name():
