@@ -1,7 +1,8 @@
 """Train a stack: networks of one shape, as one program.
 
-Members differ in seed, optimiser and label noise. Each has its own random generators, so what becomes of a member
-does not depend on who shares its stack. Knows models, data and metrics; knows no file and no notebook.
+Members differ in seed, optimiser and label noise. Each has its own random generators, so what becomes of a member does not depend on who
+shares its stack, but for rounding: products of a larger stack, or on another processor, are rounded otherwise, which in float32 makes long
+runs part ways. Knows models, data and metrics; knows no file and no notebook.
 """
 
 import contextlib
