@@ -45,11 +45,18 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How runs are to be made. A checkpoint made in another way is not continued: a run's provenance is to be true of all of it."""
+    """How runs are to be made. Checkpoints made in another way are neither continued nor overwritten.
+
+    Hardware and libraries may change on the way: a run's provenance names those that it ended with.
+    """
 
     device: str
     dtype: str
     version: str = __version__
+
+    def checkpoint(self, spec: RunSpec) -> str:
+        """The name of a run's checkpoint."""
+        return "-".join([spec.key, *vars(self).values()])
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def plan(
 
 def _resumable(store: Store, spec: RunSpec, setting: Setting) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
     """(epoch, what is remembered of its making, the trainer's arrays) of a checkpoint made in this way, if there is one."""
-    arrays = store.load_checkpoint(spec.key)
+    arrays = store.load_checkpoint(setting.checkpoint(spec)) or store.load_checkpoint(spec.key)  # the latter as it was once named
     if arrays is None:
         return None
     making = json.loads(arrays.pop("making").item())
@@ -324,7 +331,7 @@ def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) 
         if members and (stopping or now - kept > CHECKPOINT_SECONDS):
             for member, arrays in zip(members, trainer.checkpoint(), strict=True):
                 making = {**member.making, "epoch": trainer.epoch}
-                store.save_checkpoint(member.spec.key, {**arrays, "making": np.array(json.dumps(making))})
+                store.save_checkpoint(setting.checkpoint(member.spec), {**arrays, "making": np.array(json.dumps(making))})
             kept = now
         if stopping:
             break
@@ -351,7 +358,7 @@ def _store_ended(
         if over:
             provenance = _provenance(member, setting, result)
             store.save(Run(member.spec, provenance, result["epochs"], result["metrics"], result["states"]))
-            store.drop_checkpoint(member.spec.key)
+            store.drop_checkpoints(member.spec.key)
     going_on = [i for i, over in enumerate(ended) if not over]
     members = [members[i] for i in going_on]
     if members:

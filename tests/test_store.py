@@ -359,18 +359,22 @@ def test_import_of_another_kind_of_file(store, tmp_path):
 
 
 def test_checkpoints(store):
-    assert store.load_checkpoint(KEY) is None
+    one, another = f"{KEY}-cpu", f"{KEY}-cuda"
+    assert store.load_checkpoint(one) is None
     arrays = {"weight": np.arange(6.0).reshape(2, 3), "epoch": np.array(7)}
-    store.save_checkpoint(KEY, arrays)
-    again = store.load_checkpoint(KEY)
+    store.save_checkpoint(one, arrays)
+    store.save_checkpoint(another, {})
+    store.save_checkpoint(spec(1).key, {})
+    again = store.load_checkpoint(one)
     assert again.keys() == arrays.keys()
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], again[name], strict=True)
     assert KEY not in store
     assert list(store.verify()) == []
-    store.drop_checkpoint(KEY)
-    store.drop_checkpoint(KEY)
-    assert store.load_checkpoint(KEY) is None
+    store.drop_checkpoints(KEY)
+    store.drop_checkpoints(KEY)
+    assert store.load_checkpoint(one) is store.load_checkpoint(another) is None
+    assert store.load_checkpoint(spec(1).key) is not None
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip_in_the_middle, pickle_inside, plain_array], ids=lambda damage: damage.__name__)
