@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Stack:
-    """Runs to train together, all of them from `epoch` on."""
+    """Runs to train together, all of them at `epoch` when this was planned."""
 
     specs: tuple[RunSpec, ...]
     epoch: int
@@ -292,26 +292,41 @@ def _start_worker(progress: Any, stop: Any) -> None:
     torch.set_flush_denormal(True)  # what decays to nothing, such as the weights of dead units, would slow every product
 
 
+_Begun = tuple[RunSpec, dict[str, Any], dict[str, np.ndarray]]  # a run and what `_resumable` found of it but the epoch, empty if nothing
+
+
 def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) -> int:
-    """Trains one stack to its end, or to where it is told to stop; returns how many runs it stored."""
-    specs = [spec for spec in stack.specs if spec.key not in store]
-    if not specs or _stop.is_set() or time.time() > deadline:
+    """Trains one stack to its end, or to where it is told to stop; returns how many runs it stored.
+
+    Runs train together that are at the same epoch now: since the plan was made, another sweep may have moved some on.
+    """
+    groups: dict[int, list[_Begun]] = {}
+    for spec in stack.specs:
+        if spec.key not in store:
+            epoch, making, arrays = _resumable(store, spec, setting) or (0, {}, {})
+            groups.setdefault(epoch, []).append((spec, making, arrays))
+    _progress.put(stack.cost - sum(_cost(spec, epoch) for epoch, group in groups.items() for spec, *_ in group))
+    return sum(_train_together(group, setting, store, deadline) for group in groups.values())
+
+
+def _train_together(begun: list[_Begun], setting: Setting, store: Store, deadline: float) -> int:
+    """As `_train_stack`, for runs that are all at one epoch."""
+    if _stop.is_set() or time.time() > deadline:
         return 0
-    making = {
+    specs, makings, states = zip(*begun)
+    new = {
         "setting": vars(setting),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": 0.0,
         "members": len(specs),
     }
-    members = [_Member(spec, making) for spec in specs]
+    members = [_Member(spec, new | making) for spec, making in zip(specs, makings)]
     trainer = StackTrainer(specs, device=setting.device, dtype=setting.dtype)
-    if stack.epoch:
-        states = [_resumable(store, spec, setting) for spec in specs]
-        trainer.restore([arrays for _, _, arrays in states])
-        members = [_Member(spec, making) for spec, (_, making, _) in zip(specs, states)]
+    if any(makings):
+        trainer.restore(states)
 
     kept = reported = before = time.monotonic()
-    unreported, left = 0.0, stack.cost
+    unreported, left = 0.0, sum(_cost(spec, trainer.epoch) for spec in specs)
     while members:
         trainer.run_epoch()
         now = time.monotonic()
@@ -344,9 +359,6 @@ class _Member:
 
     spec: RunSpec
     making: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.making = dict(self.making)
 
 
 def _store_ended(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import queue
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,7 @@ def work_here(monkeypatch):
     threads = torch.get_num_threads()
 
     def work(stack, store, stop_after, setting=FLOAT32):
-        monkeypatch.setattr(executor, "_progress", executor.multiprocessing.Queue(), raising=False)
+        monkeypatch.setattr(executor, "_progress", queue.SimpleQueue(), raising=False)
         monkeypatch.setattr(executor, "_stop", StopAfter(stop_after), raising=False)
         torch.set_num_threads(1)
         return executor._train_stack(stack, setting, store, math.inf)
@@ -261,6 +262,24 @@ def test_checkpoint_named_as_before_is_continued_in_its_own_way_alone(empty, wor
     assert plan([PLAIN], empty, device="cpu").checkpointed == {PLAIN.key: 1}
     assert plan([PLAIN], empty, device="cpu", dtype="bf16").checkpointed == {}
     assert work_here(Stack((PLAIN,), 1), empty, 5) == 1
+    assert checkpoints(empty) == []
+
+
+def test_stack_trains_its_runs_from_where_another_sweep_has_brought_them(empty, tmp_path, work_here):
+    specs = [spec(seed, epochs=4) for seed in range(5)]
+    never_stopped = Store(tmp_path / "reference", tmp_path / "none")
+    work_here(Stack(tuple(specs), 0), never_stopped, math.inf)
+
+    work_here(Stack(tuple(specs), 0), empty, 1)
+    (planned,) = plan(specs, empty, device="cpu", jobs=1).stacks()
+    work_here(Stack((specs[1],), 1), empty, 1)
+    work_here(Stack((specs[2],), 1), empty, 9)
+    empty.drop_checkpoints(specs[3].key)
+    assert work_here(planned, empty, 99) == 4
+    assert executor._drain(executor._progress) == pytest.approx(planned.cost)
+    for one in specs:
+        losses = [store.load(one.key).metrics["train_loss"] for store in (never_stopped, empty)]
+        np.testing.assert_allclose(*losses, rtol=1e-3)
     assert checkpoints(empty) == []
 
 
