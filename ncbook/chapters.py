@@ -182,7 +182,7 @@ def check(chapter: Chapter, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ChapterError(f"{chapter.name} has no parameter {name!r}: its parameters are {', '.join(known)}.{hint}")
         try:
             values[name] = _convert(value, known[name].type)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ChapterError(f"{name}={value!r} is not of type {known[name].type}: {chapter.name} declares {known[name]}.") from None
     return values
 

@@ -52,7 +52,7 @@ def main() -> None:
 def _read_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that is none, and for a number too long to be read
         raise ChapterError(f"{where}: {text!r} is not YAML ({getattr(error, 'problem', None) or 'unreadable'}).") from None
 
 

@@ -45,16 +45,23 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How runs are to be made. A checkpoint made in another way is not continued: a run's provenance is to be true of all of it."""
+    """How runs are to be made. Checkpoints made in another way are neither continued nor overwritten.
+
+    Hardware and libraries may change on the way: a run's provenance names those that it ended with.
+    """
 
     device: str
     dtype: str
     version: str = __version__
 
+    def checkpoint(self, spec: RunSpec) -> str:
+        """The name of a run's checkpoint."""
+        return "-".join([spec.key, *vars(self).values()])
+
 
 @dataclass(frozen=True)
 class Stack:
-    """Runs to train together, all of them from `epoch` on."""
+    """Runs to train together, all of them at `epoch` when this was planned."""
 
     specs: tuple[RunSpec, ...]
     epoch: int
@@ -178,7 +185,7 @@ def plan(
 
 def _resumable(store: Store, spec: RunSpec, setting: Setting) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
     """(epoch, what is remembered of its making, the trainer's arrays) of a checkpoint made in this way, if there is one."""
-    arrays = store.load_checkpoint(spec.key)
+    arrays = store.load_checkpoint(setting.checkpoint(spec)) or store.load_checkpoint(spec.key)  # the latter as it was once named
     if arrays is None:
         return None
     making = json.loads(arrays.pop("making").item())
@@ -285,26 +292,41 @@ def _start_worker(progress: Any, stop: Any) -> None:
     torch.set_flush_denormal(True)  # what decays to nothing, such as the weights of dead units, would slow every product
 
 
+_Begun = tuple[RunSpec, dict[str, Any], dict[str, np.ndarray]]  # a run and what `_resumable` found of it but the epoch, empty if nothing
+
+
 def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) -> int:
-    """Trains one stack to its end, or to where it is told to stop; returns how many runs it stored."""
-    specs = [spec for spec in stack.specs if spec.key not in store]
-    if not specs or _stop.is_set() or time.time() > deadline:
+    """Trains one stack to its end, or to where it is told to stop; returns how many runs it stored.
+
+    Runs train together that are at the same epoch now: since the plan was made, another sweep may have moved some on.
+    """
+    groups: dict[int, list[_Begun]] = {}
+    for spec in stack.specs:
+        if spec.key not in store:
+            epoch, making, arrays = _resumable(store, spec, setting) or (0, {}, {})
+            groups.setdefault(epoch, []).append((spec, making, arrays))
+    _progress.put(stack.cost - sum(_cost(spec, epoch) for epoch, group in groups.items() for spec, *_ in group))
+    return sum(_train_together(group, setting, store, deadline) for group in groups.values())
+
+
+def _train_together(begun: list[_Begun], setting: Setting, store: Store, deadline: float) -> int:
+    """As `_train_stack`, for runs that are all at one epoch."""
+    if _stop.is_set() or time.time() > deadline:
         return 0
-    making = {
+    specs, makings, states = zip(*begun)
+    new = {
         "setting": vars(setting),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": 0.0,
         "members": len(specs),
     }
-    members = [_Member(spec, making) for spec in specs]
+    members = [_Member(spec, new | making) for spec, making in zip(specs, makings)]
     trainer = StackTrainer(specs, device=setting.device, dtype=setting.dtype)
-    if stack.epoch:
-        states = [_resumable(store, spec, setting) for spec in specs]
-        trainer.restore([arrays for _, _, arrays in states])
-        members = [_Member(spec, making) for spec, (_, making, _) in zip(specs, states)]
+    if any(makings):
+        trainer.restore(states)
 
     kept = reported = before = time.monotonic()
-    unreported, left = 0.0, stack.cost
+    unreported, left = 0.0, sum(_cost(spec, trainer.epoch) for spec in specs)
     while members:
         trainer.run_epoch()
         now = time.monotonic()
@@ -324,7 +346,7 @@ def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) 
         if members and (stopping or now - kept > CHECKPOINT_SECONDS):
             for member, arrays in zip(members, trainer.checkpoint(), strict=True):
                 making = {**member.making, "epoch": trainer.epoch}
-                store.save_checkpoint(member.spec.key, {**arrays, "making": np.array(json.dumps(making))})
+                store.save_checkpoint(setting.checkpoint(member.spec), {**arrays, "making": np.array(json.dumps(making))})
             kept = now
         if stopping:
             break
@@ -338,9 +360,6 @@ class _Member:
     spec: RunSpec
     making: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        self.making = dict(self.making)
-
 
 def _store_ended(
     members: list[_Member], trainer: StackTrainer, setting: Setting, store: Store
@@ -351,7 +370,7 @@ def _store_ended(
         if over:
             provenance = _provenance(member, setting, result)
             store.save(Run(member.spec, provenance, result["epochs"], result["metrics"], result["states"]))
-            store.drop_checkpoint(member.spec.key)
+            store.drop_checkpoints(member.spec.key)
     going_on = [i for i, over in enumerate(ended) if not over]
     members = [members[i] for i in going_on]
     if members:

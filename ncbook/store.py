@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import uuid
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,7 @@ def _own_folder() -> Path:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes `path`'s place once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -208,7 +209,7 @@ class Store:
         """Raises `StoreError` if nothing can be put in the own folder."""
         with _replacing(self._checkpoint("writable")):
             pass
-        self.drop_checkpoint("writable")
+        self.drop_checkpoints("writable")
 
     def verify(self) -> Iterator[tuple[Path, str | None]]:
         """Each run's file in both places, and what is wrong with it (None: nothing)."""
@@ -261,17 +262,17 @@ class Store:
                 new += 1
         return Imported(new, present, refused)
 
-    def _checkpoint(self, key: str) -> Path:
-        return self.own / "checkpoints" / f"{key}.npz"
+    def _checkpoint(self, name: str) -> Path:
+        return self.own / "checkpoints" / f"{name}.npz"
 
-    def save_checkpoint(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        """Keeps the state of an unfinished run. Raises `StoreError` if it cannot be written."""
-        with _replacing(self._checkpoint(key)) as file:
+    def save_checkpoint(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keeps the state of an unfinished run; its name begins with the run's key. Raises `StoreError` if it cannot be written."""
+        with _replacing(self._checkpoint(name)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
-    def load_checkpoint(self, key: str) -> dict[str, np.ndarray] | None:
+    def load_checkpoint(self, name: str) -> dict[str, np.ndarray] | None:
         """The state of an unfinished run; None if there is none or, with a warning, if it is damaged."""
-        path = self._checkpoint(key)
+        path = self._checkpoint(name)
         if not path.exists():
             return None
         try:
@@ -281,6 +282,7 @@ class Store:
             warnings.warn(f"{path} is damaged ({type(error).__name__}) and is ignored: that run starts anew.", stacklevel=2)
             return None
 
-    def drop_checkpoint(self, key: str) -> None:
-        """Removes what `save_checkpoint` kept, if anything."""
-        self._checkpoint(key).unlink(missing_ok=True)
+    def drop_checkpoints(self, key: str) -> None:
+        """Removes all that `save_checkpoint` kept of a run, if anything."""
+        for path in self._checkpoint(key).parent.glob(f"{key}*.npz"):
+            path.unlink(missing_ok=True)

@@ -147,10 +147,3 @@ def _labels(run: Run) -> dict[str, Any]:
         "factor_epoch": intervention and intervention.epoch,
         "target": intervention and intervention.target,
     }
-
-
-def provenance_table(runs: Sequence[Run]) -> "pd.DataFrame":
-    """One row for each run: its key and how it was made."""
-    import pandas as pd
-
-    return pd.DataFrame([{"key": run.spec.key, **run.provenance} for run in runs])

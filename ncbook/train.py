@@ -1,7 +1,8 @@
 """Train a stack: networks of one shape, as one program.
 
-Members differ in seed, optimiser and label noise. Each has its own random generators, so what becomes of a member
-does not depend on who shares its stack. Knows models, data and metrics; knows no file and no notebook.
+Members differ in seed, optimiser and label noise. Each has its own random generators, so what becomes of a member does not depend on who
+shares its stack, but for rounding: products of a larger stack, or on another processor, are rounded otherwise, which in float32 makes long
+runs part ways. Knows models, data and metrics; knows no file and no notebook.
 """
 
 import contextlib
@@ -79,7 +80,6 @@ class StackTrainer:
         self.epochs, self.epoch = self.spec.epochs, 0
         self._steps = 0  # of the optimiser in its present state
         self._squared = False  # whether the loss in use is the squared distance
-        torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
 
         sets = [data.load(spec.data) for spec in specs]
         kind = DTYPES[dtype]
@@ -100,7 +100,7 @@ class StackTrainer:
             offset += p.numel()
         sizes = [p[0].numel() for p in self._parameters]
         self._optimizer = Optimizer(self._flat, sizes, [spec.optimizer for spec in specs])
-        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
         self._recorded: list[int] = []
         self._metrics: dict[str, list[Tensor]] = {}
@@ -125,10 +125,12 @@ class StackTrainer:
         order = torch.stack([torch.randperm(points, generator=g, device=self.device) for g in self._generators])
         self.model.train()
         step = self._step if self.device.type == "cpu" else self._captured_step
+        _allow_tf32(self.dtype == "tf32")
         for batch in order.split(self.spec.batch_size, dim=1):
             self._steps += 1
             self._optimizer.prepare(self._steps, factors)
             step(batch)
+        _allow_tf32(False)
         self.epoch += 1
         if self.epoch in self.spec.recorded_epochs:
             self._recorded.append(self.epoch)
@@ -178,7 +180,9 @@ class StackTrainer:
                     part.copy_(piece.view(part.shape))
             for name, buffer in buffers.items():
                 buffer[member] = torch.from_numpy(saved[f"buffer.{name}"])
-        together = {name: torch.stack([torch.from_numpy(c[name]) for c in checkpoints]) for name in first}
+        names = dict.fromkeys(name for saved in checkpoints for name in saved)
+        unknown = np.full(len(self._recorded), np.nan)  # what older checkpoints lack of a member that diverged before its first record
+        together = {name: torch.stack([torch.from_numpy(c.get(name, unknown)) for c in checkpoints]) for name in names}
         self._metrics = {n.removeprefix("metric."): list(v.unbind(1)) for n, v in together.items() if n.startswith("metric.")}
         self._states = {}
         for name, values in together.items():
@@ -191,8 +195,7 @@ class StackTrainer:
         stop, since = self.spec.stop, self.spec.switch.epoch if self.spec.switch else 0
         if stop is None or not self._recorded:
             return [None] * len(self.specs)
-        none = [torch.full((len(self.specs),), torch.nan)] * len(self._recorded)
-        epochs, ratio = np.array(self._recorded), torch.stack(self._metrics.get("nc1_trace_ratio_clean", none)).numpy().T
+        epochs, ratio = np.array(self._recorded), torch.stack(self._metrics["nc1_trace_ratio_clean"]).numpy().T
         ends: list[int | None] = []
         for values in ratio:
             crossed = epochs[(values < stop.nc1) & (epochs > since)]
@@ -203,7 +206,10 @@ class StackTrainer:
     def _change_course(self) -> None:
         """What happens between two epochs: the loss changes and the optimiser may start anew, features are scaled."""
         switch, intervention = self.spec.switch, self.spec.intervention
-        self._squared = switch is not None and self.epoch >= switch.epoch
+        squared = switch is not None and self.epoch >= switch.epoch
+        if squared != self._squared:
+            self._squared = squared
+            self._graphs.clear()
         if switch and self.epoch == switch.epoch and switch.optimizer_state == "reset":
             self._steps = 0
             for state in self._optimizer.state:
@@ -230,9 +236,9 @@ class StackTrainer:
             self._optimizer.step(torch.cat([g.reshape(-1) for g in gradients]))
 
     def _captured_step(self, batch: Tensor) -> None:
-        """`_step` as a CUDA graph, one for each size of batch and each loss."""
-        kind = (batch.shape[1], self._squared)
-        if kind not in self._graphs:
+        """`_step` as a CUDA graph, one for each size of batch, for the loss in use."""
+        size = batch.shape[1]
+        if size not in self._graphs:
             static = batch.clone()
             changed = [self._flat, *self._optimizer.state, *self.model.buffers()]
             before = [t.clone() for t in changed]
@@ -247,8 +253,8 @@ class StackTrainer:
                 self._step(static)
             for tensor, value in zip(changed, before):
                 tensor.copy_(value)
-            self._graphs[kind] = (graph, static)
-        graph, static = self._graphs[kind]
+            self._graphs[size] = (graph, static)
+        graph, static = self._graphs[size]
         static.copy_(batch)
         graph.replay()
 
@@ -277,27 +283,22 @@ class StackTrainer:
             found["accuracy_unflipped"] = _mean(guess == clean, ~flipped)
             found["accuracy_flipped"] = _mean(guess == self._noisy, flipped)
             found["accuracy_flipped_clean"] = _mean(guess == clean, flipped)
-        finite = (features.isfinite().all((1, 2)) & test_logits.isfinite().all((1, 2))).nonzero().squeeze(1)
-        if len(finite):
-            at_once = max(1, _GEOMETRY_SIZE // features[0].numel())
-            parts = [self._geometry(features, labellings, members) for members in finite.split(at_once)]
-            for name in parts[0]:
-                found[name] = _scatter(torch.cat([part[name] for part in parts]), finite, len(self.specs))
-        diverged = torch.ones(len(self.specs), dtype=torch.bool)
-        diverged[finite.cpu()] = False
-        names = found if len(finite) else (*found, *self._metrics)
-        missing = torch.full((len(self.specs),), torch.nan, dtype=torch.float64)
-        return {n: torch.where(diverged, missing, found[n].double().cpu() if n in found else missing) for n in names}
+        finite = features.isfinite().all((1, 2)) & test_logits.isfinite().all((1, 2))
+        at_once = max(1, _GEOMETRY_SIZE // features[0].numel())
+        parts = [self._geometry(features, finite, labellings, slice(i, i + at_once)) for i in range(0, len(features), at_once)]
+        found |= {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {name: values.double().where(finite, torch.nan).cpu() for name, values in found.items()}
 
-    def _geometry(self, features: Tensor, labellings: dict[str, Tensor], members: Tensor) -> dict[str, Tensor]:
-        """The metrics of neural collapse of some members, by name."""
-        classifier = self.model.classifier
-        weight, bias = classifier.weight[members], None if classifier.bias is None else classifier.bias[members]
-        found = {"feature_norm": metrics.feature_norm(features[members])}
+    def _geometry(self, features: Tensor, finite: Tensor, labellings: dict[str, Tensor], members: slice) -> dict[str, Tensor]:
+        """The metrics of neural collapse of some members, by name; those of zeros for a member that is not finite."""
+        classifier, known = self.model.classifier, finite[members, None, None]
+        features, weight = features[members].where(known, 0), classifier.weight[members].where(known, 0)
+        bias = None if classifier.bias is None else classifier.bias[members].where(known[..., 0], 0)
+        found = {"feature_norm": metrics.feature_norm(features)}
         found |= {f"squared_norm_{layer}": value[members] for layer, value in self.model.squared_norms().items()}
         found |= {f"nc2_weight_{name}": value for name, value in metrics.nc2_weight(weight)._asdict().items()}
         for labelling, labels in labellings.items():
-            collapse = metrics.collapse_metrics(features[members], labels[members], weight, bias)
+            collapse = metrics.collapse_metrics(features, labels[members], weight, bias)
             found |= {f"{name}_{labelling}": value for name, value in collapse.items()}
         return found
 
@@ -322,6 +323,11 @@ class StackTrainer:
             offset += p.numel()
 
 
+def _allow_tf32(allowed: bool) -> None:
+    """Lets a GPU round what goes into products and convolutions of float32, or not; a CUDA graph keeps what held at its capture."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
 def _mlp_weights(spec: RunSpec) -> int:
     """How many there are in the hidden layers."""
     return _PIXELS[spec.data.name] * spec.model.width + (spec.model.depth - 1) * spec.model.width**2
@@ -332,7 +338,3 @@ def _mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     if where is None:
         return values.double().mean(1)
     return (values & where).sum(1).double() / where.sum(1)
-
-
-def _scatter(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return values.new_full((size,), torch.nan).index_copy(0, index, values)

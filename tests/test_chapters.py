@@ -120,6 +120,7 @@ def test_values_take_the_declared_types(tiny):
         ({"widths": [True]}, "widths=[True] is not of type list[int]: tiny declares widths: list[int] = [2, 4]."),
         ({"share": "half"}, "share='half' is not of type float: tiny declares share: float = 0.5."),
         ({"share": True}, "share=True is not of type float: tiny declares share: float = 0.5."),
+        ({"share": 10**400}, f"share={10**400} is not of type float: tiny declares share: float = 0.5."),
         ({"share": None}, "share=None is not of type float: tiny declares share: float = 0.5."),
         ({"title": 1}, "title=1 is not of type str: tiny declares title: str = 'tiny'."),
         ({"strict": 1}, "strict=1 is not of type bool: tiny declares strict: bool = True."),

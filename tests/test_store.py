@@ -259,6 +259,21 @@ def test_failed_write_leaves_the_old_file_and_no_other(store, monkeypatch):
     assert store.path(KEY).read_bytes() == before
 
 
+def test_writers_of_one_file_do_not_meet(store, monkeypatch):
+    """The second, with the same process id as in another container, begins and ends while the first is at work."""
+    write = np.savez_compressed
+
+    def interrupted(file, **arrays):
+        monkeypatch.setattr(np, "savez_compressed", write)
+        store.save(RUN)
+        write(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    store.save(RUN)
+    assert_equal_runs(RUN, store.load(KEY))
+    assert [path.name for path in store.own.iterdir()] == [f"{KEY}.npz"]
+
+
 def test_folder_that_cannot_be_written_is_refused_beforehand(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written .*NCBOOK_RUNS names the store's"):
@@ -344,18 +359,22 @@ def test_import_of_another_kind_of_file(store, tmp_path):
 
 
 def test_checkpoints(store):
-    assert store.load_checkpoint(KEY) is None
+    one, another = f"{KEY}-cpu", f"{KEY}-cuda"
+    assert store.load_checkpoint(one) is None
     arrays = {"weight": np.arange(6.0).reshape(2, 3), "epoch": np.array(7)}
-    store.save_checkpoint(KEY, arrays)
-    again = store.load_checkpoint(KEY)
+    store.save_checkpoint(one, arrays)
+    store.save_checkpoint(another, {})
+    store.save_checkpoint(spec(1).key, {})
+    again = store.load_checkpoint(one)
     assert again.keys() == arrays.keys()
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], again[name], strict=True)
     assert KEY not in store
     assert list(store.verify()) == []
-    store.drop_checkpoint(KEY)
-    store.drop_checkpoint(KEY)
-    assert store.load_checkpoint(KEY) is None
+    store.drop_checkpoints(KEY)
+    store.drop_checkpoints(KEY)
+    assert store.load_checkpoint(one) is store.load_checkpoint(another) is None
+    assert store.load_checkpoint(spec(1).key) is not None
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip_in_the_middle, pickle_inside, plain_array], ids=lambda damage: damage.__name__)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import queue
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,11 @@ from ncbook import executor
 from ncbook.executor import Setting, Stack, plan
 from ncbook.spec import DataSpec, InterventionSpec, ModelSpec, OptimizerSpec, RunSpec, StopSpec, SwitchSpec
 from ncbook.store import Store, StoreError
-from ncbook.sweep import LABELS, SweepError, SweepStopped, load_runs, provenance_table, sweep, train_missing
+from ncbook.sweep import LABELS, SweepError, SweepStopped, load_runs, sweep, train_missing
 from ncbook.train import estimate_seconds, stack_size
 
 COLUMNS = [*LABELS, "epoch"]
+FLOAT32 = Setting("cpu", "float32")
 
 
 def spec(seed=0, lr=1e-3, epochs=3, width=2, **changes):
@@ -82,14 +84,19 @@ def work_here(monkeypatch):
     """Makes this thread a worker that is told to stop after so many epochs."""
     threads = torch.get_num_threads()
 
-    def work(stack, store, stop_after):
-        monkeypatch.setattr(executor, "_progress", executor.multiprocessing.Queue(), raising=False)
+    def work(stack, store, stop_after, setting=FLOAT32):
+        monkeypatch.setattr(executor, "_progress", queue.SimpleQueue(), raising=False)
         monkeypatch.setattr(executor, "_stop", StopAfter(stop_after), raising=False)
         torch.set_num_threads(1)
-        return executor._train_stack(stack, Setting("cpu", "float32"), store, math.inf)
+        return executor._train_stack(stack, setting, store, math.inf)
 
     yield work
     torch.set_num_threads(threads)
+
+
+def checkpoints(store):
+    """The names of those that there are."""
+    return [path.stem for path in (store.own / "checkpoints").glob("*")]
 
 
 def assert_equal_numbers(one, other):
@@ -164,7 +171,7 @@ def test_runs_that_stop_early_leave_their_stack_and_are_stored(tmp_path):
     table = sweep(specs, store=store, jobs=1, device="cpu")
     last = table.groupby("key", sort=False)["epoch"].max().tolist()
     assert last[0] == 40 > max(last[1:]) and last[1] != last[2]
-    assert not list((tmp_path / "own" / "checkpoints").iterdir())
+    assert checkpoints(store) == []
     row = table.iloc[0]
     expected = {"data": "digits", "subset": 120, "depth": 2, "activation": "relu", "switch": 2, "reduction": "sum", "optimizer_state": "kept"}
     expected |= {"factor": 2.0, "factor_epoch": 3, "target": "features", "epochs": 40}
@@ -198,9 +205,6 @@ def test_provenance_tells_how_a_run_was_made(trained):
     assert made["hardware"]
     assert made["seconds"] > 0
     assert made["started"].endswith("+00:00")
-    table = provenance_table([plain, seeded])
-    assert list(table["key"]) == [PLAIN.key, SEEDED.key]
-    assert {"hardware", "seconds", "started", "scale", "data"} <= set(table.columns)
     with pytest.raises(StoreError, match="There is no run"):
         load_runs([spec(9)], trained)
 
@@ -226,7 +230,7 @@ def test_stopped_stack_goes_on_to_the_same_numbers(empty, tmp_path, work_here, c
     assert todo.checkpointed == {one.key: 2 for one in specs}
     assert todo.stacks() == [Stack(tuple(specs), 2)]
     assert not any(one.key in empty for one in specs)
-    first = json.loads(empty.load_checkpoint(specs[0].key)["making"].item())
+    first = json.loads(empty.load_checkpoint(FLOAT32.checkpoint(specs[0]))["making"].item())
 
     train_missing(specs, store=empty, device="cpu", jobs=1)
     assert "2 to train (2 from a checkpoint)" in capsys.readouterr().out
@@ -235,13 +239,45 @@ def test_stopped_stack_goes_on_to_the_same_numbers(empty, tmp_path, work_here, c
         made = empty.load(one.key).provenance
         assert made["started"] == first["started"]
         assert made["seconds"] > first["seconds"] > 0
-        assert empty.load_checkpoint(one.key) is None
+    assert checkpoints(empty) == []
 
 
-def test_checkpoint_made_in_another_precision_is_not_continued(empty, work_here):
+def test_checkpoint_made_in_another_way_is_neither_continued_nor_lost(empty, work_here):
+    one, ways = spec(epochs=5), [FLOAT32, Setting("cpu", "bf16"), Setting("cpu", "float32", "0.0")]
+    for epochs, way in enumerate(ways, start=1):
+        work_here(Stack((one,), 0), empty, epochs, way)
+    assert [empty.load_checkpoint(way.checkpoint(one))["epoch"] for way in ways] == [1, 2, 3]
+    assert plan([one], empty, device="cpu").checkpointed == {one.key: 1}
+    assert work_here(Stack((one,), 1), empty, 9) == 1
+    assert checkpoints(empty) == []
+
+
+def test_checkpoint_named_as_before_is_continued_in_its_own_way_alone(empty, work_here):
     work_here(Stack((PLAIN,), 0), empty, 1)
+    folder = empty.own / "checkpoints"
+    (folder / f"{FLOAT32.checkpoint(PLAIN)}.npz").rename(folder / f"{PLAIN.key}.npz")
     assert plan([PLAIN], empty, device="cpu").checkpointed == {PLAIN.key: 1}
     assert plan([PLAIN], empty, device="cpu", dtype="bf16").checkpointed == {}
+    assert work_here(Stack((PLAIN,), 1), empty, 5) == 1
+    assert checkpoints(empty) == []
+
+
+def test_stack_trains_its_runs_from_where_another_sweep_has_brought_them(empty, tmp_path, work_here):
+    specs = [spec(seed, epochs=4) for seed in range(5)]
+    never_stopped = Store(tmp_path / "reference", tmp_path / "none")
+    work_here(Stack(tuple(specs), 0), never_stopped, math.inf)
+
+    work_here(Stack(tuple(specs), 0), empty, 1)
+    (planned,) = plan(specs, empty, device="cpu", jobs=1).stacks()
+    work_here(Stack((specs[1],), 1), empty, 1)
+    work_here(Stack((specs[2],), 1), empty, 9)
+    empty.drop_checkpoints(specs[3].key)
+    assert work_here(planned, empty, 99) == 4
+    assert executor._drain(executor._progress) == pytest.approx(planned.cost)
+    for one in specs:
+        losses = [store.load(one.key).metrics["train_loss"] for store in (never_stopped, empty)]
+        np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert checkpoints(empty) == []
 
 
 def test_ctrl_c_keeps_the_work(empty, monkeypatch, capfd, in_threads):
@@ -287,8 +323,8 @@ def test_worker_out_of_time_keeps_a_checkpoint(empty, work_here, monkeypatch):
 
 
 def test_failing_stack_is_named_and_the_others_finish(empty, in_threads):
-    making = {"setting": vars(Setting("cpu", "float32")), "epoch": 1, "started": "", "seconds": 0.0}
-    empty.save_checkpoint(PLAIN.key, {"making": np.array(json.dumps(making))})
+    making = {"setting": vars(FLOAT32), "epoch": 1, "started": "", "seconds": 0.0}
+    empty.save_checkpoint(FLOAT32.checkpoint(PLAIN), {"making": np.array(json.dumps(making))})
     with pytest.raises(SweepError) as error:
         sweep([PLAIN, spec(2)], store=empty, device="cpu", jobs=1)
     assert str(error.value) == (

@@ -1,5 +1,6 @@
 """The stack against plain PyTorch, and against itself stopped, resumed and recomposed."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -256,11 +257,50 @@ def test_a_diverged_member_shows_as_nan_and_leaves_the_others_alone():
     assert result["metrics"]["test_error"][-1] < 0.9
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["checkpoint", "older checkpoint"])
+def test_a_member_that_diverged_at_once_resumes_together_with_a_healthy_one(older):
+    """Older checkpoints lack the geometry of a network that never had one."""
+    healthy = spec("cnn1d", width=2, epochs=2)
+    members = [dataclasses.replace(healthy, optimizer=OptimizerSpec(**SGD | dict(lr=1e30))), healthy]
+    checkpoints = []
+    for member in members:
+        apart = StackTrainer([member])
+        apart.run_epoch()
+        checkpoints += apart.checkpoint()
+    if older:
+        checkpoints[0] = {n: v for n, v in checkpoints[0].items() if not n.startswith("metric.") or n.endswith(("_loss", "_error"))}
+    for order in (0, 1), (1, 0):
+        together = StackTrainer([members[i] for i in order])
+        together.restore([checkpoints[i] for i in order])
+        together.run_epoch()
+        results = dict(zip(order, together.results()))
+        assert results[0]["metrics"].keys() == results[1]["metrics"].keys()
+        assert all(np.isnan(values).tolist() == [True, True] for values in results[0]["metrics"].values())
+        assert all(np.isfinite(values).tolist() == [True, True] for values in results[1]["metrics"].values())
+
+
 def test_bf16_trains_and_stays_close_to_float32():
     single = spec(width=8, optimizer=ADAM, epochs=3)
     full, half = (trained([single], dtype=dtype).results()[0]["metrics"] for dtype in ("float32", "bf16"))
     assert half["train_loss"][-1] == pytest.approx(full["train_loss"][-1], rel=0.1)
     assert not np.array_equal(half["train_loss"], full["train_loss"])
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "float32"])
+def test_tf32_is_for_training_steps_alone(dtype, monkeypatch):
+    """By default PyTorch rounds the convolutions on a GPU to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = {}
+    for name in ("_step", "_measure"):
+        def spied(self, *batch, name=name, method=getattr(StackTrainer, name)):
+            seen[name] = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+            return method(self, *batch)
+
+        monkeypatch.setattr(StackTrainer, name, spied)
+    trainer = StackTrainer([in_phases(RELU)])
+    trainer.dtype = dtype  # which StackTrainer refuses on a CPU
+    trainer.run_epoch()
+    assert seen == {"_step": (dtype == "tf32",) * 2, "_measure": (False, False)}
 
 
 def test_a_compiled_step_equals_the_one_in_torch_operations():
@@ -276,6 +316,56 @@ def test_a_compiled_step_equals_the_one_in_torch_operations():
             way.step(gradient)
         assert torch.allclose(ways[0].parameters, ways[1].parameters, rtol=1e-12, atol=1e-14)
     assert (ways[0].parameters != start).all()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [
+            in_phases(RELU, made, switch=SwitchSpec(epoch=2, optimizer_state="reset"), intervention=InterventionSpec(epoch=3, factor=2))
+            for made in (ADAM, SGD)
+        ],
+        [spec("cnn1d", width=2, seed=seed) for seed in (0, 1)],
+    ],
+    ids=["phases", "batch norm"],
+)
+def test_a_captured_step_equals_a_plain_one(members, monkeypatch):
+    """Stand-ins for CUDA's streams and graphs; a replay computes the step as it was when it was captured."""
+
+    class Graph(contextlib.nullcontext):
+        def __init__(self):
+            super().__init__()
+            self.squared = captured._squared
+
+        def replay(self):
+            now, captured._squared = captured._squared, self.squared
+            step(next(static for graph, static in captured._graphs.values() if graph is self))
+            captured._squared = now
+
+    class Stream(contextlib.nullcontext):
+        def wait_stream(self, other):
+            pass
+
+    stand_ins = {"CUDAGraph": Graph, "graph": lambda graph: graph}
+    stand_ins |= {"Stream": Stream, "current_stream": Stream, "stream": lambda stream: stream}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    captured = StackTrainer(members, dtype="float64")
+    step, capture = captured._step, captured._captured_step
+
+    def captured_step(batch):
+        """What takes the place of `_step` on a GPU, where `_step` stays what it is."""
+        captured._step = step
+        capture(batch)
+        captured._step = captured_step
+
+    captured._step = captured_step
+    while not captured.done:
+        captured.run_epoch()
+    for one, other in zip(captured.results(), trained(members, dtype="float64").results()):
+        for name, values in one["metrics"].items():
+            assert np.array_equal(values, other["metrics"][name]), name
+    assert len(captured._graphs) == 2
 
 
 def test_every_layer_can_be_asked_for_by_name():
