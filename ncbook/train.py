@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from ncbook import data, metrics, models
 from ncbook.optimizers import Optimizer
-from ncbook.spec import RunSpec
+from ncbook.spec import IMAGES, RunSpec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
 """Names of the precisions, and the type of the weights under each. `tf32` and `bf16` round inside the matrix products."""
 
 _EVAL_CHUNK = 500  # points measured at once
 _GEOMETRY_SIZE = 2**25  # features (members x points x dimensions) whose collapse is measured at once
-_POINTS = {"mnist1d": 4000, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1500}
+_POINTS = {"mnist1d": 4000, **IMAGES}
 _PIXELS = {"mnist": 784, "fashion_mnist": 784, "cifar10": 3072, "digits": 64}
 _MLP_MEMBERS, _MLP_WEIGHTS, _RESNET20_MEMBERS = 9, 1_500_000, 3  # at most, of a stack on a CPU
 

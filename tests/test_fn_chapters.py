@@ -70,14 +70,19 @@ def scaled():
     return join(*(make_run(f"{name}{seed}", seed=seed, **extra) for seed in (0, 1) for name, extra in (("a", {}), ("b", touched))))
 
 
-def test_recovery_is_the_ratio_to_the_untouched_run(scaled):
+def test_recovery_is_the_ratio_to_the_mean_of_the_untouched_runs(scaled):
     recovered = intervention.recovery(scaled)
     run = recovered[recovered["key"] == "b0"]
-    assert run["epoch"].iloc[0] == 40 and run["ratio"].iloc[0] == 2
+    assert run["epoch"].iloc[0] == 40 and run["ratio"].iloc[0] == pytest.approx(1)
     assert run["ratio"].iloc[1:].to_numpy() == pytest.approx(2 ** np.exp(-0.1 * (run["epoch"].iloc[1:] - 40)), rel=1e-9)
-    assert (recovered.loc[recovered["key"] == "a1", "ratio"] == 1).all()
-    halves = intervention.half_lives(recovered).set_index("key")
-    assert set(halves.index) == {"b0", "b1"} and (halves["half_life"] == 10).all()  # ln 2 / 0.1 = 6.9: the next record
+    assert recovered.loc[recovered["key"] == "a1", "ratio"].to_numpy() == pytest.approx(1)
+    larger = join(scaled, make_run("a2", seed=2, norm=1.1**3))
+    recovered = intervention.recovery(larger).set_index("key")
+    assert recovered.loc["a0", "ratio"].to_numpy() == pytest.approx(1 / 1.1) == recovered["least"].to_numpy()
+    assert recovered.loc["a2", "ratio"].to_numpy() == pytest.approx(1.1**2) == recovered["greatest"].to_numpy()
+    returned = intervention.returns(recovered.reset_index()).set_index("key")
+    # twice the norm is at the greatest, 1.331 times, when exp(−0.1 t) = ln 1.331 / ln 2, t = 8.8: the next record
+    assert returned["back"].to_dict() == {"b0": 10, "b1": 10}
 
 
 def test_an_intervention_without_untouched_onsets_is_not_tested(scaled):

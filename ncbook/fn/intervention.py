@@ -1,6 +1,5 @@
 """Scaled features and what becomes of them: labels, table rows and sentences of the chapter on interventions."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,38 +23,39 @@ def _scaling(row: dict[str, Any]) -> str:
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
-    """The norm of each scaled run over that of the untouched run of its seed, from the scaling on, as long as both were observed.
+    """The norm of each run over the geometric mean of that of the untouched runs, from the scaling on, while all of these were observed.
 
-    Columns: key, scaling, seed, switch, factor, epoch, ratio; the first row of a run is the scaling itself, of a ratio that is the factor.
-    The untouched norm is interpolated between its records, linearly in its logarithm. Untouched runs stand with the ratio 1 from the first
-    scaling on. Runs whose seed has no untouched one are left out.
+    Columns: key, scaling, seed, switch, factor, epoch, ratio; least, greatest: the untouched runs' own ratios at that epoch. A record at the
+    epoch of the scaling is from before it. Norms between records are interpolated, linearly in their logarithm. Untouched runs stand there
+    from the first scaling on; without any there is no row.
     """
     runs = list(trajectories(labelled(table)))
-    untouched = {labels["seed"]: path for labels, path in runs if labels["scaling"] == UNTOUCHED and len(path.epochs)}
+    untouched = [path for labels, path in runs if labels["scaling"] == UNTOUCHED and len(path.epochs)]
     first = min((labels["factor_epoch"] for labels, _ in runs if labels["scaling"] != UNTOUCHED), default=0)
-    rows = []
-    for labels, path in runs:
-        if labels["seed"] not in untouched:
-            continue
-        scaled, other = labels["scaling"] != UNTOUCHED, untouched[labels["seed"]]
-        at = int(labels["factor_epoch"]) if scaled else int(first)
-        inside = (path.epochs > at) & (path.epochs <= other.epochs[-1])
-        ratio = path.norm[inside] / np.exp(np.interp(path.epochs[inside], other.epochs, np.log(other.norm)))
+    frames = []
+    for labels, path in runs if untouched else ():
+        since = first if labels["scaling"] == UNTOUCHED else labels["factor_epoch"]
+        inside = (path.epochs >= int(since)) & (path.epochs <= min(other.epochs[-1] for other in untouched))
+        logs = np.array([np.interp(path.epochs[inside], other.epochs, np.log(other.norm)) for other in untouched])
         shared = {name: labels[name] for name in ("key", "scaling", "seed", "switch", "factor")}
-        start = labels["factor"] if scaled else 1.0
-        rows += [{**shared, "epoch": epoch, "ratio": value} for epoch, value in zip([at, *path.epochs[inside]], [start, *ratio])]
-    return pd.DataFrame(rows, columns=["key", "scaling", "seed", "switch", "factor", "epoch", "ratio"])
+        ratios = {"ratio": np.log(path.norm[inside]), "least": logs.min(0), "greatest": logs.max(0)}
+        frames.append(pd.DataFrame({**shared, "epoch": path.epochs[inside], **{name: np.exp(log - logs.mean(0)) for name, log in ratios.items()}}))
+    columns = ["key", "scaling", "seed", "switch", "factor", "epoch", "ratio", "least", "greatest"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def half_lives(recovered: pd.DataFrame) -> pd.DataFrame:
-    """A row for each scaled run: key, scaling, epochs until the logarithm of the ratio first had half its size (NaN: never), last ratio."""
+def returns(recovered: pd.DataFrame) -> pd.DataFrame:
+    """A row for each scaled run: key, scaling, back, last ratio.
+
+    back: epochs until its norm first lay among those of the untouched runs again, or on their other side; NaN if it never did.
+    """
     rows = []
     for key, run in recovered[recovered["factor"].notna()].groupby("key", sort=False):
-        size = run["ratio"].map(math.log).abs()
-        halved = run["epoch"][size <= size.iloc[0] / 2]
-        half_life = float(halved.iloc[0] - run["epoch"].iloc[0]) if len(halved) else math.nan
-        rows.append({"key": key, "scaling": run["scaling"].iloc[0], "half_life": half_life, "last": run["ratio"].iloc[-1]})
-    return pd.DataFrame(rows, columns=["key", "scaling", "half_life", "last"])
+        up, at = run["factor"].iloc[0] > 1, run["epoch"].iloc[0]
+        after = run[run["epoch"] > at]
+        among = after["epoch"][after["ratio"] <= after["greatest"] if up else after["ratio"] >= after["least"]]
+        rows.append({"key": key, "scaling": run["scaling"].iloc[0], "back": among.min() - at, "last": run["ratio"].iloc[-1]})
+    return pd.DataFrame(rows, columns=["key", "scaling", "back", "last"])
 
 
 def effect_rows(onsets: pd.DataFrame, margin: float) -> list[list[str]]:
@@ -75,7 +75,7 @@ def effect_rows(onsets: pd.DataFrame, margin: float) -> list[list[str]]:
 
 def texts(onsets: pd.DataFrame, recovered: pd.DataFrame, margin: float) -> dict[str, str]:
     """The chapter's sentences, to glue: verdicts, returns."""
-    return {"verdicts": _verdicts(onsets, margin), "returns": _returns(half_lives(recovered))}
+    return {"verdicts": _verdicts(onsets, margin), "returns": _returns(returns(recovered))}
 
 
 def _verdicts(onsets: pd.DataFrame, margin: float) -> str:
@@ -91,17 +91,17 @@ def _verdicts(onsets: pd.DataFrame, margin: float) -> str:
     return text
 
 
-def _returns(halves: pd.DataFrame) -> str:
-    if halves.empty:
-        return "No scaled run has an untouched one of its seed beside it."
+def _returns(returned: pd.DataFrame) -> str:
+    if returned.empty:
+        return "There is no untouched run to return to."
     parts = []
-    for scaling, runs in halves.groupby("scaling", sort=False):
-        known = runs["half_life"].dropna()
+    for scaling, runs in returned.groupby("scaling", sort=False):
+        known = runs["back"].dropna()
         epochs = _span(known) if len(known) else ""
         time = f"after {epochs} {'epoch' if epochs == '1' else 'epochs'}" if epochs else "in no run"
         missing = f" ({counted(len(runs) - len(known), 'run')} never)" if 0 < len(known) < len(runs) else ""
         parts.append(f"{scaling}: {time}{missing}, the last ratio {_span(runs['last'], 2)}")
-    return f"Half of the distance, in logarithms, was first made up: {'; '.join(parts)}."
+    return f"The norm was first among those of the untouched runs again, or past them, as follows. {'; '.join(parts)}."
 
 
 def _span(values: pd.Series, digits: int = 0) -> str:

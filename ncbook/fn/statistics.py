@@ -27,11 +27,10 @@ class Equivalence(NamedTuple):
     """A difference test beside an equivalence test."""
 
     difference: Estimate
-    """With its 95 % interval; n is the number of pairs, or of the smaller group."""
+    """With its 95 % interval; n is the number of the smaller group."""
     margin: float
     p_difference: float
     p_equivalence: float
-    paired: bool
     verdict: str
 
 
@@ -146,30 +145,21 @@ def relative_effect(values: Sequence[float], against: Sequence[float]) -> Estima
     return Estimate(math.expm1(mean), math.expm1(low), math.expm1(high), n)
 
 
-def equivalence(values: pd.Series, against: pd.Series, margin: float) -> Equivalence:
-    """Are `values` and `against` (one value a seed, indexed by it) the same to within ± `margin`, in their unit?
+def equivalence(values: Sequence[float], against: Sequence[float], margin: float) -> Equivalence:
+    """Are the means of `values` and `against`, independent groups, the same to within ± `margin`, in their unit?
 
-    Two seeds or more in common: in pairs of one seed, and those alone; else as independent groups, after Welch. Two one-sided t tests
-    (Schuirmann 1987) ask for equivalence, a two-sided one for a difference. The verdict is "equivalent" where the former has p < 0.05,
-    even if there is a difference, since that is then within the margin; else "different" where the latter has; else "undecided".
-    A large p_difference alone is no sign of equivalence.
-    Raises `ValueError` for a margin that is not positive and a seed that comes twice.
+    Two one-sided t tests after Welch (Schuirmann 1987) ask for equivalence, a two-sided one for a difference. The verdict is "equivalent"
+    where the former has p < 0.05, even if there is a difference, since that is then within the margin; else "different" where the latter
+    has; else "undecided". A large p_difference alone is no sign of equivalence. Raises `ValueError` for a margin that is not positive.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin} leaves no room for equivalence: give a positive number.")
-    values, against = values.dropna().astype(float), against.dropna().astype(float)
-    for side in (values, against):
-        if not side.index.is_unique:
-            raise ValueError(f"The seed {side.index[side.index.duplicated()][0]} comes twice: give one value a seed.")
-    shared = values.index.intersection(against.index)
-    if paired := len(shared) >= 2:
-        n, contrast = len(shared), _contrast([(values[shared] - against[shared]).to_numpy()], (1,))
-    else:
-        n, contrast = min(len(values), len(against)), _contrast([values.to_numpy(), against.to_numpy()], (1, -1))
+    samples = [_finite(values), _finite(against)]
+    contrast = _contrast(samples, (1, -1))
     p_difference = contrast.p_zero()
     p_equivalence = float(np.maximum(contrast.p_beyond(-margin), contrast._replace(value=-contrast.value).p_beyond(-margin)))
     verdict = EQUIVALENT if p_equivalence < _LEVEL else DIFFERENT if p_difference < _LEVEL else UNDECIDED
-    return Equivalence(contrast.estimate(n), float(margin), p_difference, p_equivalence, paired, verdict)
+    return Equivalence(contrast.estimate(min(map(len, samples))), float(margin), p_difference, p_equivalence, verdict)
 
 
 def intervention_effects(
@@ -177,19 +167,20 @@ def intervention_effects(
 ) -> pd.DataFrame:
     """`equivalence` of the runs under each intervention and the runs without one (factor missing), which differ in nothing else.
 
+    Runs of one seed are no pairs: they part ways before they are scaled, as rounding differs with the stack in which a run was trained.
     `margin` is a share of the mean of `value` in the untouched runs. A run that collapsed before it was scaled says nothing about the
     scaling and is left out. Columns: `by`, runs, censored, too_late (so left out), difference_* (mean, low, high, n), margin (in the unit
-    of `value`), p_difference, p_equivalence, paired, verdict.
+    of `value`), p_difference, p_equivalence, verdict.
     Raises `ValueError` where no untouched run crossed, and as `equivalence` does.
     """
-    require(onsets, [*by, "factor", "factor_epoch", "seed", "T_NC", "censored", value])
-    untouched = onsets[onsets["factor"].isna()].set_index("seed")[value]
+    require(onsets, [*by, "factor", "factor_epoch", "T_NC", "censored", value])
+    untouched = onsets[onsets["factor"].isna()][value]
     if untouched.dropna().empty:
         raise ValueError(f"No run without an intervention has a {value}: add the same runs without one.")
     rows = []
     for group, runs in onsets[onsets["factor"].notna()].groupby(list(by), dropna=False):
         too_late = (runs["T_NC"] <= runs["factor_epoch"].astype(float)).to_numpy()
-        found = equivalence(runs[~too_late].set_index("seed")[value], untouched, margin * untouched.mean())
+        found = equivalence(runs[~too_late][value], untouched, margin * untouched.mean())
         counts = {"runs": len(runs), "censored": int(runs["censored"].sum()), "too_late": int(too_late.sum())}
         effect = {f"difference_{name}": part for name, part in found.difference._asdict().items()}
         rows.append({**dict(zip(by, group)), **counts, **effect, **dict(zip(Equivalence._fields[1:], found[1:]))})
