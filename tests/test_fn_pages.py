@@ -50,7 +50,7 @@ def test_departures_name_what_is_less_than_the_papers_scale_and_nothing_else():
     assert fewer == "12,000 of the 60,000 training images of MNIST"
     cells = fn_grid_specs(["cifar10"], 8, 0, 200, 300, [0, 1, 2])
     assert pages.departures([made_up(spec) for spec in cells]) == [
-        "ResNet-20 of width 8 instead of 16",
+        "ResNet-20 of width 8, where it was introduced with 16",
         "at most 100 epochs after the switch, where the paper's MLP took 110 to collapse",
         "at most 300 epochs of ResNet-20, which took 660 to collapse in the paper",
     ]
@@ -89,7 +89,7 @@ def test_a_metric_that_rises_at_the_switch_may_fall_only_in_the_second_sense():
 
 
 @pytest.mark.parametrize(
-    ("values", "told"), [([1.0, 1.1, 1.2], "inside"), ([1.2, 1.21, 1.22], "outside"), ([1.1], "no interval"), ([], "nothing")]
+    ("values", "told"), [([1.0, 1.1, 1.2], "inside"), ([1.2, 1.21, 1.22], "outside"), ([1.1], "no interval"), ([], "not measured")]
 )
 def test_the_papers_value_lies_inside_the_interval_or_not(values, told):
     assert told in course.against_paper(values, 1.063)

@@ -151,7 +151,7 @@ def against_paper(values: Sequence[float], paper: float, digits: int = 3) -> str
     """Where the paper's value stands to our mean and interval: a clause."""
     ours = estimate(values).within(0)
     if not ours.n:
-        return f"there is nothing to hold against the paper's {paper:g}"
+        return f"not measured, against the paper's {paper:g}"
     beside = f"{with_interval(ours, digits)} against the paper's {paper:g}, {percent(round(ours.mean / paper - 1, 3), sign=True)}"
     if ours.n < 2:
         return beside + " (one value, no interval)"

@@ -52,11 +52,23 @@ def gain(norm: float, weight_decay: float, depth: int, classes: int = 10, reduct
     return norm ** (depth + 1) / fit**depth
 
 
-def critical_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
-    """The weight decay above which vanishing features are the only minimum."""
-    fit = _weakest_fit(depth)
+def _weight_decay_at(fit: float, gain: float, depth: int, classes: int, reduction: str) -> float:
+    """The weight decay under which the logits reach the share `fit` of the target at a stationary point."""
     fitted = (1 - fit) * (fit ** (depth - 1) * gain**2) ** (1 / (depth + 1)) if fit else gain
     return fitted / _pull(1, classes, reduction)
+
+
+def critical_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
+    """The weight decay above which vanishing features are the only minimum."""
+    return _weight_decay_at(_weakest_fit(depth), gain, depth, classes, reduction)
+
+
+def bistable_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
+    """The weight decay from which on, up to the critical one, vanished features cost less than the minimum that has any.
+
+    At a stationary point the objective is (1 − a)(1 + D a) times that of vanished features, less than it for a > (D − 1) / D.
+    """
+    return _weight_decay_at(2 * _weakest_fit(depth), gain, depth, classes, reduction)
 
 
 def equilibrium_norm(weight_decay: float, gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:

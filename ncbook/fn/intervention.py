@@ -101,7 +101,7 @@ def _returns(returned: pd.DataFrame) -> str:
         time = f"after {epochs} {'epoch' if epochs == '1' else 'epochs'}" if epochs else "in no run"
         missing = f" ({counted(len(runs) - len(known), 'run')} never)" if 0 < len(known) < len(runs) else ""
         parts.append(f"{scaling}: {time}{missing}, the last ratio {_span(runs['last'], 2)}")
-    return f"The norm was first among those of the untouched runs again, or past them, as follows. {'; '.join(parts)}."
+    return f"The norm was first among those of the untouched runs again, or past them: {'; '.join(parts)}."
 
 
 def _span(values: pd.Series, digits: int = 0) -> str:

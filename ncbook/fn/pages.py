@@ -114,11 +114,13 @@ def censored_text(onsets: pd.DataFrame, threshold: float) -> str:
     last = sorted(set(onsets.loc[censored, "last_epoch"]))
     until = f"epoch {last[0]}" if len(last) == 1 else f"their last epochs, {last[0]} to {last[-1]}"
     if runs == 1:
-        end = "diverged" if onsets["diverged"].any() else "ended"
-        return f"NC1 stayed above {threshold:g} in the only run, until it {end} at epoch {onsets['last_epoch'].iloc[0]}"
-    text = f"NC1 fell below {threshold:g} in {crossed or 'none'} of {counted(runs, 'run')}; {runs - crossed} stayed above it until {until}"
+        text = f"NC1 did not fall below {threshold:g} in the only run, observed until {until}"
+    else:
+        text = f"NC1 fell below {threshold:g} in {crossed or 'none'} of {counted(runs, 'run')}; the others were observed until {until}"
     diverged = int((censored & onsets["diverged"]).sum())
-    return text + (f", {diverged} of them diverging" if diverged else "")
+    vanished = int((censored & ~onsets["diverged"] & (onsets["last_epoch"] < onsets["epochs"])).sum())
+    ends = [f"{count} of them {why}" for count, why in ((diverged, "diverging"), (vanished, "ending when all features had become one point")) if count]
+    return ", ".join([text, *ends])
 
 
 def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str) -> list[list[str]]:
@@ -157,7 +159,7 @@ def departures(runs: Sequence[Run]) -> list[str]:
     if mlps and switches != [paper.SWITCH]:
         found.append(f"cross-entropy until epoch {listing(switches)} instead of {paper.SWITCH}")
     if resnets and (widths := _of(resnets, lambda spec: spec.model.width)) != [paper.RESNET_WIDTH]:
-        found.append(f"ResNet-20 of width {listing(widths)} instead of {paper.RESNET_WIDTH}")
+        found.append(f"ResNet-20 of width {listing(widths)}, where it was introduced with {paper.RESNET_WIDTH}")
     onset = paper.SINCE_SWITCH.value
     if mlps and (most := max(run.spec.epochs - run.spec.switch.epoch for run in mlps)) < onset:
         found.append(f"at most {counted(most, 'epoch')} after the switch, where the paper's MLP took {onset} to collapse")
@@ -202,7 +204,8 @@ def limit_texts(runs: Sequence[Run]) -> dict[str, str]:
         "scale_limits": (
             f"The scale is not the paper's ({'; '.join(less)}): where results differ, this may be why."
             if less
-            else "Images, switch, epochs and seeds are the paper's; what it leaves open is chosen in the chapter on calibration."
+            else "Images, switch and number of seeds are the paper's, as far as it gives them, and the runs are as long as its collapse took; "
+            "what it leaves open is chosen in the chapter on calibration."
         ),
     }
 

@@ -12,7 +12,7 @@ from scipy import stats
 from ncbook.analysis import estimate
 from ncbook.fn import paper
 from ncbook.fn.onset import COLLAPSE, DIVERGED, FITTED, MIXED, NO_COLLAPSE, NO_FIT, REGIMES, regimes
-from ncbook.fn.pages import MISSING, counted, number, percent, with_interval
+from ncbook.fn.pages import MISSING, counted, listing, number, percent, with_interval
 from ncbook.fn.statistics import difference, relative_effect
 from ncbook.fn.sweeps import WEIGHT_DECAY, by_level, effect, variation_text
 from ncbook.plots import STYLE
@@ -70,7 +70,8 @@ def regime_texts(onsets: pd.DataFrame) -> dict[str, str]:
             slower = f"differs by {effect(relative_effect(times[level], times[quickest]))} from the shortest, {WEIGHT_DECAY.at(quickest)}"
             texts[edge] = f"{WEIGHT_DECAY.at(level)} the time to collapse {slower}"
         else:
-            share = f"{phases.loc[level, COLLAPSE]} of {counted(len(cell), 'run')} until epoch {cell['last_epoch'].max()}"
+            last = sorted({cell["last_epoch"].min(), cell["last_epoch"].max()})
+            share = f"{phases.loc[level, COLLAPSE]} of {counted(len(cell), 'run')} until {'epochs' if last[1:] else 'epoch'} {listing(last)}"
             error = with_interval(estimate(cell["final_train_error"]).within(0, 1))
             texts[edge] = f"{WEIGHT_DECAY.at(level)} collapse came in {share} (final training error {error})"
     return texts
@@ -95,8 +96,8 @@ def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
     levels = list(phases.loc[phases["regime"] == COLLAPSE, COLUMN])
     norms = onsets.loc[onsets[COLUMN].isin(levels), "fn_star"]
     if not levels:
-        names = ("collapsing", "cluster_norm", "cluster_variation", "within_sigma", "onset_range")
-        return dict.fromkeys(names, "there is no weight decay at which every run collapses")
+        missing = dict.fromkeys(("cluster_norm", "within_sigma", "onset_range"), MISSING)
+        return missing | {"collapsing": "none", "cluster_variation": "no coefficient of variation"}
     within = int(((norms - norms.mean()).abs() <= norms.std(ddof=1)).sum())
     times = {level: onsets.loc[onsets[COLUMN] == level, "T_NC"] for level in levels}
     slow, quick = (choose(levels, key=lambda level: times[level].mean()) for choose in (max, min))
@@ -107,7 +108,7 @@ def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
         "cluster_norm": f"{with_interval(estimate(norms).within(0))} over {counted(len(norms), 'run')}",
         "cluster_variation": variation_text(norms),
         "within_sigma": f"{within} of {len(norms)}" if len(norms) > 1 else MISSING,
-        "onset_range": apart if slow != quick else "there is one weight decay, and no difference",
+        "onset_range": apart if slow != quick else f"{MISSING}, as there is only one",
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ncbook.analysis import estimate, last_epoch
-from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain
+from ncbook.fn.equilibrium import bistable_weight_decay, critical_weight_decay, equilibrium_norm, gain
 from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
 from ncbook.fn.pages import MISSING, counted, listing, number, percent, power, with_interval
@@ -216,14 +216,16 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
 
 
 def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
-    """The chapter's sentences, to glue; table: of `labelled`. Names: reference, gain, critical, foretold, rates, balanced, star, own_levels, drifts."""
+    """The chapter's sentences, to glue; table: of `labelled`. Names: reference, gain, critical, bistable, foretold, followed, rates, balanced, star, own_levels, drifts."""
     strength, optimizer = fitted_gain(ends), BASELINE.optimizer
     known = math.isfinite(strength)
     return {
         "reference": f"{'runs' if ends['reference'].sum() > 1 else 'run'} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
         "gain": number(strength, 2) if known else f"{MISSING} (no run at the reference fits its data)",
         "critical": power(float(f"{critical_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
+        "bistable": power(float(f"{bistable_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
         "foretold": _foretold(ends),
+        "followed": _followed(ends),
         "rates": _rates(ends),
         "balanced": _balanced(table),
         "star": _star(ends),
@@ -250,6 +252,23 @@ def _foretold(ends: pd.DataFrame) -> str:
             told.append(f"{with_interval(measured)} is measured{' in the rest' if lost else ''}{off}")
         parts.append(listing(told))
     return f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}."
+
+
+def _followed(ends: pd.DataFrame) -> str:
+    """Whether the norm goes with the weight decay as the model says, and whether features vanish where it has a minimum with features."""
+    runs = ends[(ends["lr"] == BASELINE.optimizer.lr) & (ends["weight_decay"] > 0)].dropna(subset="predicted")
+    kept, early = runs[~runs["vanished"]].dropna(subset="final"), runs[runs["vanished"] & (runs["predicted"] > 0)]
+    means = kept.groupby("weight_decay")[["predicted", "final"]].mean()
+    text = "There are not two weight decays at which features remain, so that no course can be compared."
+    if len(means) > 1:
+        changes = (means.iloc[-1] / means.iloc[0] - 1).round(3)
+        span = f"From λ = {power(means.index[0])} to {power(means.index[-1])}"
+        went = f"is foretold to change by {percent(changes['predicted'], sign=True)} and changes by {percent(changes['final'], sign=True)}"
+        text = f"{span} the norm at the end, where features remain, {went}."
+    if len(early):
+        levels = listing(f"λ = {power(level)}" for level in sorted(early["weight_decay"].unique()))
+        text += f" Features vanish at {levels} in {counted(len(early), 'run')}, though the model has a minimum with features there."
+    return text
 
 
 def _rates(ends: pd.DataFrame) -> str:
