@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ncbook.analysis import Estimate, estimate
+from ncbook.analysis import estimate
 from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import require
 from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, power, with_interval
@@ -124,17 +124,7 @@ def _choice(table: pd.DataFrame, known: pd.DataFrame) -> str:
     rank = known.index.get_loc(setting.name) + 1
     off = _off(setting["distance"])
     place = "the only one that has a rank" if len(known) == 1 else f"number {rank} of the {len(known)} that have a rank"
-    told = f"The book's baseline, {setting['setting']}, is {place}, {off} off."
-    if rank == 1:
-        return told
-    nearest = known.iloc[0]
-    alike = all(_overlap(column_estimate(setting, norm), column_estimate(nearest, norm)) for norm in NORMS)
-    return told + (" The intervals of both its norms overlap with the nearest setting's: seeds do not tell the two apart." if alike else "")
-
-
-def _overlap(one: Estimate, other: Estimate) -> bool:
-    """Whether both have an interval and these meet."""
-    return one.low <= other.high and other.low <= one.high
+    return f"The book's baseline, {setting['setting']}, is {place}, {off} off."
 
 
 def _fitting(known: pd.DataFrame) -> str:

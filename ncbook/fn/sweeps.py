@@ -128,7 +128,7 @@ def quickest_text(onsets: pd.DataFrame, factor: Factor) -> str:
 
 
 def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
-    """Which pairs of levels differ in `value`, beyond Tukey's simultaneous intervals."""
+    """Which pairs of levels differ in `value`, beyond Tukey's simultaneous intervals; of a single pair, by how much, after Welch."""
     levels = by_level(onsets, factor, value)
     if len(levels) < 2:
         return f"{_WORDS[value]} is known at {counted(len(levels), 'level')}, which gives no shape"
@@ -136,6 +136,10 @@ def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
     if not pairs:
         order = factor.called(*sorted(levels, key=lambda level: levels[level].mean()))
         return f"the shape of {_WORDS[value]} is undecided ({ONE_RUN}; from least to greatest: {order})"
+    if pairs == 1:
+        low, high = sorted((level for level, values in levels.items() if len(values) >= 2), key=lambda level: levels[level].mean())
+        apart = effect(relative_effect(levels[high], levels[low]))
+        return f"{_WORDS[value]} differs by {apart} between {factor.called(low)} and {factor.label(high)}, the only pair with two runs each"
     curve = shape_over(onsets, factor.column, value)
     ordered = pd.api.types.is_numeric_dtype(onsets[factor.column])
     means = {level: values.mean() for level, values in levels.items()}
