@@ -175,6 +175,10 @@ def test_the_regimes_and_what_lies_at_either_end():
     assert texts["regimes"] == "collapse at λ = 10⁻⁵ and 10⁻⁴; no collapse at λ = 0; no fit at λ = 0.01"
     assert texts["lower_edge"].startswith("at λ = 0 collapse came in 0 of 3 runs until epoch 300")
     assert texts["upper_edge"] == "at λ = 0.01 collapse came in 0 of 3 runs until epoch 300 (final training error 0.900 [0.900, 0.900])"
+    gone = made_up(WEIGHT_DECAY, THREE, errors=ERRORS)
+    gone.loc[gone["weight_decay"] == 1e-2, "last_epoch"] = [53, 53, 55]
+    upper = phases.regime_texts(gone)["upper_edge"]
+    assert "0 of 3 runs until their last epochs, 53 to 55 (" in upper and upper.endswith("; in 3 all features had become one point)")
     inner = phases.regime_texts(made_up(WEIGHT_DECAY, {level: THREE[level] for level in (1e-5, 1e-4)}))
     assert re.match(r"at λ = 10⁻⁵ the time to collapse differs by \+100 % .* at λ = 10⁻⁴$", inner["lower_edge"])
     assert inner["upper_edge"].endswith("this side of the optimum was not reached")

@@ -105,29 +105,47 @@ def seeds_text(seeds: int) -> str:
     return ONE_SEED if seeds == 1 else f"mean of {seeds} seeds, 95 % interval (Student's t)"
 
 
+def span(epochs: Iterable[int]) -> str:
+    """From the first to the last of some epochs: `53 to 55`, `300`."""
+    found = sorted(set(epochs))
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
+
+
+def last_epochs(onsets: pd.DataFrame) -> str:
+    """When runs were last observed: `epoch 300`, `their last epochs, 53 to 55`."""
+    last = onsets["last_epoch"]
+    return ("epoch " if last.nunique() == 1 else "their last epochs, ") + span(last)
+
+
+def vanished(onsets: pd.DataFrame) -> pd.Series:
+    """Which runs of `onset.onsets` ended before their time without a crossing, NC1 being undefined: all features were one point."""
+    return onsets["censored"] & ~onsets["diverged"] & (onsets["last_epoch"] < onsets["epochs"])
+
+
 def censored_text(onsets: pd.DataFrame, threshold: float) -> str:
     """How many of the runs of `onset.onsets` crossed, and what the others were: a clause without a full stop."""
-    runs, censored = len(onsets), onsets["censored"]
+    runs, censored, gone = len(onsets), onsets["censored"], vanished(onsets)
     crossed = int((~censored).sum())
     if crossed == runs:
         return f"NC1 fell below {threshold:g} in {'the only run' if runs == 1 else f'all {runs} runs'}"
-    last = sorted(set(onsets.loc[censored, "last_epoch"]))
-    until = f"epoch {last[0]}" if len(last) == 1 else f"their last epochs, {last[0]} to {last[-1]}"
     if runs == 1:
-        text = f"NC1 did not fall below {threshold:g} in the only run, observed until {until}"
-    else:
-        text = f"NC1 fell below {threshold:g} in {crossed or 'none'} of {counted(runs, 'run')}; the others were observed until {until}"
-    diverged = int((censored & onsets["diverged"]).sum())
-    vanished = int((censored & ~onsets["diverged"] & (onsets["last_epoch"] < onsets["epochs"])).sum())
-    ends = [f"{count} of them {why}" for count, why in ((diverged, "diverging"), (vanished, "ending when all features had become one point")) if count]
-    return ", ".join([text, *ends])
+        end = "it diverged" if onsets["diverged"].any() else "all its features had become one point" if gone.any() else "it ended"
+        return f"NC1 stayed above {threshold:g} in the only run, until {end} at {last_epochs(onsets)}"
+    text = f"NC1 fell below {threshold:g} in {crossed or 'none'} of {counted(runs, 'run')}"
+    if (stayed := censored & ~gone).any():
+        text += f"; {stayed.sum()} stayed above it until {last_epochs(onsets[stayed])}"
+    if diverged := int((censored & onsets["diverged"]).sum()):
+        text += f", {diverged} of them diverging"
+    if gone.any():
+        text += f"; in {gone.sum()} all features had become one point, for which NC1 is undefined, at {last_epochs(onsets[gone])}"
+    return text
 
 
 def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str) -> list[list[str]]:
     """Rows for a `pages.numbered_table`: level of `by`, runs that crossed, T_NC, epochs since the switch, fn*.
 
     Estimates are over the runs that crossed. Where others did not, times say ≥: the onset of those is later than anything in the mean.
-    Where none did, T_NC says > and the epoch until which all of them were observed.
+    Where none did, T_NC says > and when they were last observed, or, if that ended them all, when their features became one point.
     """
     rows = []
     for row in summary(onsets, [by]).to_dict("records"):
@@ -135,7 +153,7 @@ def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str)
         later = "≥ " if row["biased"] else ""
         times = [later + with_interval(estimate(cell[column]).within(0), 1) for column in ("T_NC", "since_switch")]
         if row["censored"] == row["runs"]:
-            times = [f"> {cell['last_epoch'].min()}", MISSING]
+            times = [("one point at " if vanished(cell).all() else "> ") + span(cell["last_epoch"]), MISSING]
         crossed = f"{row['runs'] - row['censored']} of {row['runs']}"
         rows.append([label(row[by]), crossed, *times, with_interval(column_estimate(row, "fn_star"))])
     return rows
@@ -173,11 +191,9 @@ def departures(runs: Sequence[Run]) -> list[str]:
 def scale_box(runs: Sequence[Run]) -> HTML:
     """What the page's numbers come from: scale against the paper's, seeds, hardware, precision, training time."""
     less = departures(runs)
-    ends = sorted({int(run.epochs[-1]) for run in runs})
-    span = f"{ends[0]} to {ends[-1]}" if len(ends) > 1 else f"{ends[0]}"
     seeds = _of(runs, lambda spec: spec.seed)
     facts = [
-        f"{counted(len(runs), 'network')} trained for {span} epochs",
+        f"{counted(len(runs), 'network')} trained for {span(int(run.epochs[-1]) for run in runs)} epochs",
         f"{'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)} (the paper: {paper.SEEDS} seeds)",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precision: " + listing(sorted({run.provenance["dtype"] for run in runs})),
