@@ -121,7 +121,7 @@ def check_page(notebook):
 def test_pages_of_runs_that_collapse(execute, name):
     notebook, runs = execute(name, lambda spec, number: made_up(spec))
     check_page(notebook)
-    assert "2 seeds instead of 3" in texts_of(notebook)
+    assert "2 seeds, where the paper has 3" in texts_of(notebook)
 
 
 @pytest.mark.parametrize("name", VALUES)

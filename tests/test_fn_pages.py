@@ -48,11 +48,13 @@ def test_departures_name_what_is_less_than_the_papers_scale_and_nothing_else():
     assert pages.departures([made_up(spec) for spec in at_scale]) == []
     (fewer,) = pages.departures([made_up(spec) for spec in baseline(range(3), subset=12000, switch=200, epochs=600)])
     assert fewer == "12,000 of the 60,000 training images of MNIST"
+    (one,) = pages.departures([made_up(spec) for spec in baseline([0], subset=0, switch=200, epochs=600)])
+    assert one == "1 seed, where the paper has 3 in the experiments of which it says how many"
     cells = fn_grid_specs(["cifar10"], 8, 0, 200, 300, [0, 1, 2])
     assert pages.departures([made_up(spec) for spec in cells]) == [
-        "ResNet-20 of width 8, where it was introduced with 16",
-        "at most 100 epochs after the switch, where the paper's MLP took 110 to collapse",
-        "at most 300 epochs of ResNet-20, which took 660 to collapse in the paper",
+        "ResNet-20 of width 8, first published with 16, the paper giving none",
+        "at most 100 epochs after the switch, where the paper's MLP on MNIST took 110 to collapse",
+        "at most 300 epochs of ResNet-20, where the paper's took 660 to collapse on CIFAR-10",
     ]
 
 
