@@ -66,7 +66,7 @@ def test_a_curve_that_turns_is_said_to_with_its_lowest_level_and_its_widest_pair
 def test_a_level_without_collapse_has_no_mean_and_is_named_as_longer():
     runs = made_up(DEPTH, TURNING | {1: [NEVER] * 3})
     texts = sweeps.onset_texts(runs, DEPTH, 0.01)
-    assert "9 of 12 runs; the others were observed until epoch 300" in texts["crossed"]
+    assert "9 of 12 runs; 3 stayed above it until epoch 300" in texts["crossed"]
     assert "of 3 pairs" in texts["time_shape"]
     assert texts["time_shape"].endswith("at depth 1 it is longer than these numbers say, since not all runs collapsed")
 

@@ -12,7 +12,7 @@ from scipy import stats
 from ncbook.analysis import estimate
 from ncbook.fn import paper
 from ncbook.fn.onset import COLLAPSE, DIVERGED, FITTED, MIXED, NO_COLLAPSE, NO_FIT, REGIMES, regimes
-from ncbook.fn.pages import counted, last_epochs, number, percent, vanished, with_interval
+from ncbook.fn.pages import MISSING, counted, last_epochs, number, percent, vanished, with_interval
 from ncbook.fn.statistics import difference, relative_effect
 from ncbook.fn.sweeps import WEIGHT_DECAY, by_level, effect, variation_text
 from ncbook.plots import STYLE
