@@ -100,7 +100,8 @@ class DataSpec(_Spec):
             if self.name not in IMAGES:
                 raise SpecError(f"data.subset={self.subset}: {self.name} is used whole; leave it out or choose one of {', '.join(IMAGES)}.")
             if self.subset > IMAGES[self.name]:
-                raise SpecError(f"data.subset={self.subset}: {self.name} has {IMAGES[self.name]:,} training images; choose a number up to that, or all.")
+                most = f"{IMAGES[self.name]:,} training images"
+                raise SpecError(f"data.subset={self.subset}: {self.name} has {most}; choose a number up to that, or all.")
         _number("data.label_noise", self.label_noise, 0, below=1)
         _integer("data.noise_seed", self.noise_seed, 0)
         object.__setattr__(self, "label_noise", float(self.label_noise))

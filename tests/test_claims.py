@@ -318,7 +318,8 @@ def test_measures_of_representations():
     assert 0 < parts["L2 clean"] <= 1
     fewer = Evidence([run for run in evidence.runs if (run.spec.model.width, run.spec.seed) != (4, 1)])
     both = Evidence([run for run in evidence.runs if run.spec.seed != 1])
-    for measure, arguments in (("similarity", {"layers": ["L2"], "debiased": [False]}), ("part_similarity", {"layer": "L2", "part": "means", "labels": ["clean"]})):
+    whole, part = {"layers": ["L2"], "debiased": [False]}, {"layer": "L2", "part": "means", "labels": ["clean"]}
+    for measure, arguments in (("similarity", whole), ("part_similarity", part)):
         assert measured(measure, fewer, left=4, right=8, **arguments) == measured(measure, both, left=4, right=8, **arguments)
     shares = [measured("collapse_share", evidence, layers=[one], share="separation", labels=["clean"]) for one in ("L0", "L1", "L2")]
     assert sum(share["ResNet1D Adam W = 8 clean"] for share in shares) == pytest.approx(1)

@@ -216,7 +216,10 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
 
 
 def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
-    """The chapter's sentences, to glue; table: of `labelled`. Names: reference, gain, critical, bistable, foretold, followed, rates, balanced, star, own_levels, drifts."""
+    """The chapter's sentences, to glue; table: of `labelled`.
+
+    Names: reference, gain, critical, bistable, foretold, followed, rates, balanced, star, own_levels, drifts.
+    """
     strength, optimizer = fitted_gain(ends), BASELINE.optimizer
     known = math.isfinite(strength)
     return {
