@@ -2,8 +2,9 @@
 
 The model. Features H belong to a chain of homogeneous layers, collapsed onto one mean a class; the K class means have one singular value
 σ, the classifier W one singular value w. The D hidden layers that make H are free to point anywhere, so that only their size counts:
-where D + 1 layers share one weight decay λ, every stationary point of a ReLU network balances them, ‖W₁‖ = … = ‖W_D‖ = ‖W‖ (scale a unit's
-incoming weights by c, its outgoing ones by 1/c, and set the derivative at c = 1 to 0; Du, Hu and Lee 2018 for the flow). Hence σ = γ w^D
+where D + 1 layers share one weight decay λ, every stationary point of a ReLU network balances them, ‖W₁‖ = … = ‖W_D‖ = ‖W‖ but for biases
+(scale a unit's incoming weights and bias by c, its outgoing weights by 1/c, and set the derivative at c = 1 to 0; Du, Hu and Lee 2018 for
+the flow). Hence σ = γ w^D
 with a `gain` γ that data and architecture set and λ does not. With the loss ‖Wh + b − y‖² averaged over points and over K classes, or
 summed over these, the part of the objective that depends on the scale is, per singular value,
 
