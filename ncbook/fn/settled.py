@@ -279,7 +279,8 @@ def _compared(ends: pd.DataFrame) -> str:
     off = (kept["final"] / kept["predicted"] - 1)[~kept["reference"]]
     span = " to ".join(dict.fromkeys(percent(round(apart, 3), sign=True) for apart in (off.min(), off.max())))
     sentences = [
-        f"Of the runs that did not give the gain, {len(off)} kept features where the model has some: the norm ends {span} from what is foretold."
+        f"Of the runs that did not give the gain, {len(off)} kept features where the model has some: "
+        f"the norm ends {span} from what is foretold."
         if len(off)
         else "No run but those that give the gain kept features where the model has some.",
         _lost(within, global_weight_decay(fitted_gain(ends), **_model(ends))),
@@ -313,7 +314,8 @@ def _way(kept: pd.DataFrame) -> str:
     if not moves:
         return "Whether norms go with λ where the curve goes is open: features are left under one weight decay at most."
     told = "; ".join(
-        f"at λ = {power(decay)} the curve changes by {percent(round(curve, 3), sign=True)}, the norm by {percent_with_interval(norm, sign=True)}"
+        f"at λ = {power(decay)} the curve changes by {percent(round(curve, 3), sign=True)}, "
+        f"the norm by {percent_with_interval(norm, sign=True)}"
         for decay, (curve, norm) in moves.items()
     )
     sides = {"with the curve": True, "against the curve": False}
