@@ -196,7 +196,8 @@ def _balanced(table: pd.DataFrame) -> str:
     after = table[table["epoch"] > table["switch"]].groupby("key", sort=False)["imbalance"].first().loc[ends["key"]]
     text += f"; right after the switch it was {' to '.join(dict.fromkeys(map(_any_size, (after.min(), after.max()))))} times the least."
     lost = table["key"].nunique() - len(ends)
-    return text + (f" {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {'counts' if lost == 1 else 'count'} for neither." if lost else "")
+    count = "counts" if lost == 1 else "count"
+    return text + (f" {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {count} for neither." if lost else "")
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:
@@ -223,7 +224,7 @@ def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict
     known = math.isfinite(strength)
     turns = {"critical": critical_weight_decay, "global": global_weight_decay}
     return {
-        "reference": f"{'runs' if ends['reference'].sum() > 1 else 'run'} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
+        "reference": f"run{'s' if ends['reference'].sum() > 1 else ''} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
         "gain": number(strength, 2) if known else f"{MISSING} (no run at the reference fits its data)",
         **{name: power(float(f"{at(strength, **_model(ends)):.2g}")) if known else MISSING for name, at in turns.items()},
         "foretold": _foretold(ends),
@@ -312,7 +313,7 @@ def _way(kept: pd.DataFrame) -> str:
         if len(given)
     }
     if not moves:
-        return "Whether norms go with λ where the curve goes is open: features are left under one weight decay at most."
+        return "Whether norms go with λ where the curve goes is open: at the reference's rate no second weight decay left features."
     told = "; ".join(
         f"at λ = {power(decay)} the curve changes by {percent(round(curve, 3), sign=True)}, "
         f"the norm by {percent_with_interval(norm, sign=True)}"
