@@ -196,8 +196,10 @@ def _balanced(table: pd.DataFrame) -> str:
     after = table[table["epoch"] > table["switch"]].groupby("key", sort=False)["imbalance"].first().loc[ends["key"]]
     text += f"; right after the switch it was {' to '.join(dict.fromkeys(map(_any_size, (after.min(), after.max()))))} times the least."
     lost = table["key"].nunique() - len(ends)
+    if not lost:
+        return text
     count = "counts" if lost == 1 else "count"
-    return text + (f" {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {count} for neither." if lost else "")
+    return f"{text} {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {count} for neither."
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:

@@ -150,7 +150,7 @@ def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
 
 
 def _one_pair(pair: dict[Any, pd.Series], base: Any, factor: Factor) -> str:
-    """The effect of the one level against the other, `base` if it is one of them: with all pairs compared at once their scatter is pooled."""
+    """The effect of the one level against the other, `base` if it is one of them, with the scatter of each apart."""
     against, level = sorted(pair, key=lambda level: level != base)
     moved = relative_effect(pair[level], pair[against])
     verb = "differs" if moved.low > 0 or moved.high < 0 else "is not told apart"
