@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from ncbook.fn.equilibrium import bistable_weight_decay, critical_weight_decay, equilibrium_norm, gain
+from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain, global_weight_decay
 
 K = 3
 
@@ -50,17 +50,18 @@ def test_features_vanish_above_the_critical_weight_decay_alone(depth):
     assert minimised(0.9 * critical, 2.0, depth, "mean") == pytest.approx(equilibrium_norm(0.9 * critical, 2.0, depth, K), rel=1e-3)
 
 
-@pytest.mark.parametrize("depth", [2, 5, 8])
-def test_vanished_features_cost_less_from_the_bistable_weight_decay_on(depth):
-    def saved(weight_decay):
-        """How much less the minimum with features costs than vanished ones."""
-        w = (equilibrium_norm(weight_decay, 2.0, depth, K) / 2.0) ** (1 / depth)
-        return 1 / K**2 - ((1 - 2.0 * w ** (depth + 1)) ** 2 / K**2 + weight_decay / 2 * (depth + 1) * w**2)
+@pytest.mark.parametrize("depth", [2, 5])
+def test_the_collapsed_minimum_is_the_global_one_up_to_a_weight_decay(depth):
+    strength, turn = 3.35, global_weight_decay(3.35, depth, K)
+    widths = np.linspace(0, 2, 20001)
 
-    bistable = bistable_weight_decay(2.0, depth, K)
-    assert bistable < critical_weight_decay(2.0, depth, K)
-    assert saved(0.99 * bistable) > 0 > saved(1.01 * bistable) and saved(bistable) == pytest.approx(0, abs=1e-12)
-    assert bistable_weight_decay(2.0, 1, K) == critical_weight_decay(2.0, 1, K)
+    def objective(weight_decay):
+        return (1 - strength * widths ** (depth + 1)) ** 2 / K**2 + weight_decay / 2 * (depth + 1) * widths**2
+
+    below, above = objective(0.99 * turn), objective(1.01 * turn)
+    assert turn < critical_weight_decay(strength, depth, K) and below[0] < below[1]
+    assert strength * widths[below.argmin()] ** depth == pytest.approx(equilibrium_norm(0.99 * turn, strength, depth, K), rel=1e-3)
+    assert above.argmin() == 0 and global_weight_decay(strength, 1, K) == critical_weight_decay(strength, 1, K)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 8])

@@ -135,6 +135,27 @@ def test_vanished_features_are_counted_and_not_averaged():
     assert settled.texts(table, gone, settled.norms_at_levels(table, gone))["foretold"].endswith("is foretold and all features vanish.")
 
 
+@pytest.mark.parametrize(
+    ("decay", "norm", "said"),
+    [
+        (1e-3, 1.18, ["Nowhere", "So the norm goes with the curve at λ = 10⁻³; its interval includes the curve's change at"]),
+        (1e-3, 1.4, ["So the norm goes against the curve at λ = 10⁻³; its interval excludes the curve's change at λ = 10⁻³."]),
+        (1e-3, None, ["in 2 of 2 runs at λ = 10⁻³, although the model has a collapsed minimum there, and the global one.", "is open"]),
+        (8e-3, None, ["No run but those", "minimum there. Whether"]),
+        (1e-1, None, ["Nowhere", "where it has none, they vanish in 2 of 2 runs."]),
+    ],
+)
+def test_what_became_of_the_prediction_is_told(decay, norm, said):
+    gone = {"squared_norm_1": settled.VANISHED / 2} if norm is None else {}
+    runs = [make_run(f"a{seed}", seed=seed, norm=1.22 + 0.01 * seed, approach=0.2) for seed in (0, 1)]
+    norms = {seed: (norm or 1e-5) * (1 + 0.01 * seed) for seed in (0, 1)}
+    runs += [make_run(f"b{seed}", weight_decay=decay, seed=seed, norm=norms[seed], approach=0.2).assign(**gone) for seed in norms]
+    ends = settled.predicted(settled.settled(settled.labelled(join(*runs))))
+    told = settled._compared(ends)
+    assert all(part in told for part in said), told
+    assert settled._compared(ends[ends["reference"]]).startswith("No run under another setting")
+
+
 def test_a_run_that_diverged_and_stopped_has_not_vanished():
     diverged = make_run("b", weight_decay=1e-3)
     diverged = diverged[diverged["epoch"] <= SWITCH + 3].assign(squared_norm_1=np.nan)

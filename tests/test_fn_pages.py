@@ -110,20 +110,22 @@ def test_the_papers_value_lies_inside_the_interval_or_not(values, told):
 
 
 def searched(norms, early=27.0):
-    """Settings whose fn* are `norms`, NaN where they did not collapse."""
+    """Settings whose fn* are `norms`, NaN where they did not collapse, and the courses that they come from."""
     specs = fn_calibration_specs(["adam 0.001", "sgd 0.05"], ["mean", "sum"], ["kept"], [256], [1e-3], [128], seeds=[0], **SHARED)
     found = course.courses(table([made_up(spec) for spec in specs]), 0.01)
     norms = np.array(norms)
-    return calibration.settings(found.assign(fn_star=norms, norm_early=early, censored=np.isnan(norms)), paper.BASELINE)
+    found = found.assign(fn_star=norms, norm_early=early, censored=np.isnan(norms))
+    return calibration.settings(found, paper.BASELINE), found
 
 
 def test_settings_are_ranked_by_their_distance_in_logarithms():
-    table = searched([2 * 1.063, 1.063 / 1.1, math.nan, 1.063])
+    table, courses = searched([2 * 1.063, 1.063 / 1.1, math.nan, 1.063])
     assert table["setting"].tolist() == ["SGD 0.05, sum", "Adam 10⁻³, sum", "Adam 10⁻³, mean", "SGD 0.05, mean"]
     *ranked, unknown = table["distance"]
     assert ranked == pytest.approx([0, math.log(1.1) / 2, math.log(2) / 2]) and math.isnan(unknown)
     assert table.loc[table["chosen"], "setting"].tolist() == ["Adam 10⁻³, mean"]
-    texts = calibration.choice_texts(table)
+    texts = calibration.choice_texts(table, courses)
+    assert texts["choice"].endswith("whether seeds tell the two apart is not known.")
     assert "number 3 of the 3" in texts["choice"] and texts["search"].startswith("Of 4 settings, 3 collapsed")
     assert texts["fitting"].startswith("2 settings have") and "fn* 0.966 to 1.063" in texts["fitting"]
     rows = calibration.setting_rows(table)
@@ -144,17 +146,23 @@ def test_networks_that_differ_in_width_alone_are_told_once():
     assert pages.setting_texts([made_up(spec) for spec in specs])["model"] == told
 
 
-def test_the_table_of_settings_has_intervals_over_seeds():
+@pytest.mark.parametrize(("spread", "apart"), [(0.01, True), (0.2, False)])
+def test_seeds_say_whether_the_baseline_and_the_nearest_setting_differ(spread, apart):
     specs = fn_calibration_specs(["adam 0.001"], ["mean", "sum"], ["kept"], [256], [1e-3], [128], seeds=[0, 1, 2], **SHARED)
     found = course.courses(table([made_up(spec) for spec in specs]), 0.01).assign(norm_early=27.0)
     centres = found["reduction"].map({"mean": 1.3, "sum": 1.1})
-    searched = calibration.settings(found.assign(fn_star=centres + 0.01 * (found["seed"] - 1)), paper.BASELINE)
-    assert searched["chosen"].tolist() == [False, True] and "number 2 of the 2" in calibration.choice_texts(searched)["choice"]
-    assert calibration.setting_rows(searched)[1][3] == "1.300 [1.275, 1.325]"
+    found = found.assign(fn_star=centres + spread * (found["seed"] - 1))
+    searched = calibration.settings(found, paper.BASELINE)
+    assert searched["chosen"].tolist() == [False, True]
+    said = calibration.choice_texts(searched, found)["choice"]
+    assert "From it the nearest setting differs in fn at epoch 10 by 0 % [0 %, 0 %] and fn* by −15.4 % [" in said
+    assert said.endswith("seeds tell the two apart by fn*." if apart else "seeds do not tell the two apart, which does not make them equal.")
+    if apart:
+        assert calibration.setting_rows(searched)[1][3] == "1.300 [1.275, 1.325]"
 
 
 def test_no_setting_fits_where_none_is_near():
-    texts = calibration.choice_texts(searched([5.0, 6.0, 7.0, 8.0]))
+    texts = calibration.choice_texts(*searched([5.0, 6.0, 7.0, 8.0]))
     assert texts["fitting"].startswith("No setting") and "number 1 of the 4" in texts["choice"]
 
 

@@ -14,6 +14,7 @@ from ncbook.fn import phases, sweeps
 from ncbook.fn.experiments import MARGIN
 from ncbook.fn.onset import onsets
 from ncbook.fn.pages import with_interval
+from ncbook.fn.statistics import shape_over
 from ncbook.fn.sweeps import ACTIVATION, DEPTH, WEIGHT_DECAY, WIDTH
 
 NEVER = math.nan
@@ -109,6 +110,18 @@ def test_levels_without_order_are_compared_by_name():
     turned = made_up(ACTIVATION, times, {"relu": around(2), "tanh": around(1.5), "gelu": around(1)})
     assert sweeps.order_text(turned, ACTIVATION).endswith("the opposite order")
     assert "with Tanh than with GELU" in sweeps.shape_text(turned, ACTIVATION, "fn_star")
+
+
+def test_a_single_pair_is_told_as_the_table_tells_it():
+    times = {"relu": around(100), "tanh": [150.0, 250.0]}
+    runs = made_up(ACTIVATION, times, {"relu": [1.29, 1.3, 1.31], "tanh": [2.4, 3.2]})
+    shift = sweeps.shift_rows(runs, ACTIVATION)[0][2]
+    assert "[−" in shift and shape_over(runs, "activation", "fn_star").rises  # Tukey's pooled scatter would tell them apart
+    assert sweeps.shape_text(runs, ACTIVATION, "fn_star") == (
+        f"fn* is not told apart in the one pair with several runs each: {shift} with Tanh, against ReLU"
+    )
+    sure = made_up(ACTIVATION, times, {"relu": [1.29, 1.3, 1.31], "tanh": [2.4, 2.41]})
+    assert sweeps.shape_text(sure, ACTIVATION, "fn_star").startswith("fn* differs in the one pair")
 
 
 def test_beside_the_paper_stand_mean_variation_and_relative_difference():

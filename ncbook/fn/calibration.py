@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ncbook.analysis import estimate
+from ncbook.analysis import Estimate, estimate
 from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import require
-from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, power, with_interval
+from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, percent_with_interval, power, with_interval
 from ncbook.fn.paper import Reported
 from ncbook.fn.plots import _CYCLE, _axis, _finish
+from ncbook.fn.statistics import relative_effect
 from ncbook.plots import STYLE
 
 AXES = ["optimizer", "lr", "width", "batch_size", "reduction", "optimizer_state"]
@@ -95,8 +96,8 @@ def setting_rows(table: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def choice_texts(table: pd.DataFrame) -> dict[str, str]:
-    """Sentences on a table of `settings`.
+def choice_texts(table: pd.DataFrame, courses: pd.DataFrame) -> dict[str, str]:
+    """Sentences on a table of `settings`, and on the `courses` that it comes from.
 
     search: how many collapsed; nearest; choice: where the baseline stands; fitting: which fit, and what these disagree on; by_optimizer:
     fn* under each optimiser and rate, at the baseline's width and batch size.
@@ -111,10 +112,10 @@ def choice_texts(table: pd.DataFrame) -> dict[str, str]:
         if len(known)
         else "No setting can be ranked, since none has a fn*."
     )
-    return texts | {"choice": _choice(table, known), "fitting": _fitting(known), "by_optimizer": _by_optimizer(known)}
+    return texts | {"choice": _choice(table, known, courses), "fitting": _fitting(known), "by_optimizer": _by_optimizer(known)}
 
 
-def _choice(table: pd.DataFrame, known: pd.DataFrame) -> str:
+def _choice(table: pd.DataFrame, known: pd.DataFrame, courses: pd.DataFrame) -> str:
     chosen = table[table["chosen"]]
     if chosen.empty:
         return "The book's baseline is not among the settings searched here."
@@ -124,7 +125,18 @@ def _choice(table: pd.DataFrame, known: pd.DataFrame) -> str:
     rank = known.index.get_loc(setting.name) + 1
     off = _off(setting["distance"])
     place = "the only one that has a rank" if len(known) == 1 else f"number {rank} of the {len(known)} that have a rank"
-    return f"The book's baseline, {setting['setting']}, is {place}, {off} off."
+    told = f"The book's baseline, {setting['setting']}, is {place}, {off} off."
+    if rank == 1:
+        return told
+    base, near = (courses[(courses[AXES] == row[AXES]).all(axis=1)] for row in (setting, known.iloc[0]))
+    effects = {label: relative_effect(near[norm], base[norm]) for norm, label in zip(NORMS, ("fn at epoch 10", "fn*"))}
+    moves = listing(f"{label} by {percent_with_interval(effect, sign=True)}" for label, effect in effects.items())
+    told += f" From it the nearest setting differs in {moves}"
+    if moved := [label for label, effect in effects.items() if effect.low > 0 or effect.high < 0]:
+        return f"{told}: seeds tell the two apart by {listing(moved)}."
+    if not all(math.isfinite(effect.low) for effect in effects.values()):
+        return f"{told}: whether seeds tell the two apart is not known."
+    return f"{told}: seeds do not tell the two apart, which does not make them equal."
 
 
 def _fitting(known: pd.DataFrame) -> str:

@@ -2,8 +2,9 @@
 
 The model. Features H belong to a chain of homogeneous layers, collapsed onto one mean a class; the K class means have one singular value
 σ, the classifier W one singular value w. The D hidden layers that make H are free to point anywhere, so that only their size counts:
-where D + 1 layers share one weight decay λ, every stationary point of a ReLU network balances them, ‖W₁‖ = … = ‖W_D‖ = ‖W‖ (scale a unit's
-incoming weights by c, its outgoing ones by 1/c, and set the derivative at c = 1 to 0; Du, Hu and Lee 2018 for the flow). Hence σ = γ w^D
+where D + 1 layers share one weight decay λ, every stationary point of a ReLU network balances them, ‖W₁‖ = … = ‖W_D‖ = ‖W‖ but for biases
+(scale a unit's incoming weights and bias by c, its outgoing weights by 1/c, and set the derivative at c = 1 to 0; Du, Hu and Lee 2018 for
+the flow). Hence σ = γ w^D
 with a `gain` γ that data and architecture set and λ does not. With the loss ‖Wh + b − y‖² averaged over points and over K classes, or
 summed over these, the part of the objective that depends on the scale is, per singular value,
 
@@ -52,23 +53,24 @@ def gain(norm: float, weight_decay: float, depth: int, classes: int = 10, reduct
     return norm ** (depth + 1) / fit**depth
 
 
-def _weight_decay_at(fit: float, gain: float, depth: int, classes: int, reduction: str) -> float:
-    """The weight decay under which the logits reach the share `fit` of the target at a stationary point."""
-    fitted = (1 - fit) * (fit ** (depth - 1) * gain**2) ** (1 / (depth + 1)) if fit else gain
-    return fitted / _pull(1, classes, reduction)
-
-
 def critical_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
     """The weight decay above which vanishing features are the only minimum."""
     return _weight_decay_at(_weakest_fit(depth), gain, depth, classes, reduction)
 
 
-def bistable_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
-    """The weight decay from which on, up to the critical one, vanished features cost less than the minimum that has any.
+def global_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
+    """The weight decay up to which the minimum that has features is the global one; for depth 1 it is `critical_weight_decay`.
 
-    At a stationary point the objective is (1 − a)(1 + D a) times that of vanished features, less than it for a > (D − 1) / D.
+    At a stationary point of fit a the objective is (1 − a)(1 + D a) / K², which is below the 1 / K² of vanishing features where
+    a > (D − 1) / D. For D > 1 these are a local minimum at every weight decay: near 0 the penalty, of second order in w, outweighs the fit.
     """
     return _weight_decay_at(2 * _weakest_fit(depth), gain, depth, classes, reduction)
+
+
+def _weight_decay_at(fit: float, gain: float, depth: int, classes: int, reduction: str) -> float:
+    """The weight decay under which `fit` is stationary."""
+    fitted = (1 - fit) * (fit ** (depth - 1) * gain**2) ** (1 / (depth + 1)) if fit else gain
+    return fitted / _pull(1, classes, reduction)
 
 
 def equilibrium_norm(weight_decay: float, gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:

@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ncbook.analysis import estimate, last_epoch
-from ncbook.fn.equilibrium import bistable_weight_decay, critical_weight_decay, equilibrium_norm, gain
+from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain, global_weight_decay
 from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
-from ncbook.fn.pages import MISSING, counted, listing, number, percent, power, with_interval
+from ncbook.fn.pages import MISSING, counted, listing, number, percent, percent_with_interval, power, with_interval
+from ncbook.fn.statistics import relative_effect
 from ncbook.plots import _CYCLE, _WIDTH, STYLE, Panel
 
 TAIL = 50
@@ -195,7 +196,10 @@ def _balanced(table: pd.DataFrame) -> str:
     after = table[table["epoch"] > table["switch"]].groupby("key", sort=False)["imbalance"].first().loc[ends["key"]]
     text += f"; right after the switch it was {' to '.join(dict.fromkeys(map(_any_size, (after.min(), after.max()))))} times the least."
     lost = table["key"].nunique() - len(ends)
-    return text + (f" {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {'counts' if lost == 1 else 'count'} for neither." if lost else "")
+    if not lost:
+        return text
+    count = "counts" if lost == 1 else "count"
+    return f"{text} {counted(lost, 'run').capitalize()} diverged or ended with a vanished layer, and {count} for neither."
 
 
 def rows(ends: pd.DataFrame) -> list[list[str]]:
@@ -218,18 +222,18 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
 def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
     """The chapter's sentences, to glue; table: of `labelled`.
 
-    Names: reference, gain, critical, bistable, foretold, followed, rates, balanced, star, own_levels, drifts.
+    Names: reference, gain, critical, global, foretold, rates, compared, balanced, star, own_levels, drifts.
     """
     strength, optimizer = fitted_gain(ends), BASELINE.optimizer
     known = math.isfinite(strength)
+    turns = {"critical": critical_weight_decay, "global": global_weight_decay}
     return {
-        "reference": f"{'runs' if ends['reference'].sum() > 1 else 'run'} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
+        "reference": f"run{'s' if ends['reference'].sum() > 1 else ''} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
         "gain": number(strength, 2) if known else f"{MISSING} (no run at the reference fits its data)",
-        "critical": power(float(f"{critical_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
-        "bistable": power(float(f"{bistable_weight_decay(strength, **_model(ends)):.2g}")) if known else MISSING,
+        **{name: power(float(f"{at(strength, **_model(ends)):.2g}")) if known else MISSING for name, at in turns.items()},
         "foretold": _foretold(ends),
-        "followed": _followed(ends),
         "rates": _rates(ends),
+        "compared": _compared(ends),
         "balanced": _balanced(table),
         "star": _star(ends),
         "own_levels": _own_levels(levels),
@@ -257,23 +261,6 @@ def _foretold(ends: pd.DataFrame) -> str:
     return f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}."
 
 
-def _followed(ends: pd.DataFrame) -> str:
-    """Whether the norm goes with the weight decay as the model says, and whether features vanish where it has a minimum with features."""
-    runs = ends[(ends["lr"] == BASELINE.optimizer.lr) & (ends["weight_decay"] > 0)].dropna(subset="predicted")
-    kept, early = runs[~runs["vanished"]].dropna(subset="final"), runs[runs["vanished"] & (runs["predicted"] > 0)]
-    means = kept.groupby("weight_decay")[["predicted", "final"]].mean()
-    text = "There are not two weight decays at which features remain, so that no course can be compared."
-    if len(means) > 1:
-        changes = (means.iloc[-1] / means.iloc[0] - 1).round(3)
-        span = f"From λ = {power(means.index[0])} to {power(means.index[-1])}"
-        went = f"is foretold to change by {percent(changes['predicted'], sign=True)} and changes by {percent(changes['final'], sign=True)}"
-        text = f"{span} the norm at the end, where features remain, {went}."
-    if len(early):
-        levels = listing(f"λ = {power(level)}" for level in sorted(early["weight_decay"].unique()))
-        text += f" Features vanish at {levels} in {counted(len(early), 'run')}, though the model has a minimum with features there."
-    return text
-
-
 def _rates(ends: pd.DataFrame) -> str:
     same = ends[ends["weight_decay"] == BASELINE.optimizer.weight_decay].dropna(subset="final")
     norms = {lr: estimate(runs["final"]).within(0) for lr, runs in same.groupby("lr")}
@@ -285,6 +272,66 @@ def _rates(ends: pd.DataFrame) -> str:
     close = "equal to within" if apart < NEAR else "apart by"
     overlap = ", with overlapping intervals" if least.high > most.low else ""
     return f"Over learning rates {told}: {close} {percent(round(apart, 3))}{overlap}, where the model has no rate at all."
+
+
+def _compared(ends: pd.DataFrame) -> str:
+    """What became of the prediction: the norms foretold, the features that vanished against it, and the way of the norm with λ."""
+    told = ends[ends["vanished"] | (ends["final"] > 0) & ~ends["diverged"]].dropna(subset="predicted")
+    if told["reference"].all():
+        return "No run under another setting than the gain's has an end that was foretold."
+    within, beyond = (told[there] for there in (told["predicted"] > 0, told["predicted"] == 0))
+    kept = within[~within["vanished"]]
+    off = (kept["final"] / kept["predicted"] - 1)[~kept["reference"]]
+    span = " to ".join(dict.fromkeys(percent(round(apart, 3), sign=True) for apart in (off.min(), off.max())))
+    sentences = [
+        f"Of the runs that did not give the gain, {len(off)} kept features where the model has some: "
+        f"the norm ends {span} from what is foretold."
+        if len(off)
+        else "No run but those that give the gain kept features where the model has some.",
+        _lost(within, global_weight_decay(fitted_gain(ends), **_model(ends))),
+    ]
+    if len(beyond):
+        gone = f"{beyond['vanished'].sum()} of {counted(len(beyond), 'run')}"
+        sentences.append(f"Beyond the critical weight decay, where it has none, they vanish in {gone}.")
+    return " ".join([*sentences, _way(kept)])
+
+
+def _lost(within: pd.DataFrame, lowest: float) -> str:
+    """Where features vanished below the critical weight decay; `lowest`: where the collapsed minimum ceases to be the global one."""
+    lost = {decay: runs["vanished"] for decay, runs in within.groupby("weight_decay") if runs["vanished"].any()}
+    if not lost:
+        return "Nowhere do features vanish where the model has a collapsed minimum."
+    counts = listing(f"{gone.sum()} of {counted(len(gone), 'run')} at λ = {power(decay)}" for decay, gone in lost.items())
+    deeper = [power(decay) for decay in lost if decay < lowest]
+    which = f", and the global one{'' if len(deeper) == len(lost) else f' at λ = {listing(deeper)}'}" if deeper else ""
+    return f"Features vanish in {counts}, although the model has a collapsed minimum there{which}."
+
+
+def _way(kept: pd.DataFrame) -> str:
+    """Whether the norm of the features that are left goes with λ, at the reference's rate, where the curve goes."""
+    same = kept[kept["lr"] == BASELINE.optimizer.lr]
+    given = same[same["reference"]]
+    moves = {
+        decay: (runs["predicted"].iloc[0] / given["predicted"].iloc[0] - 1, relative_effect(runs["final"], given["final"]))
+        for decay, runs in same[~same["reference"]].groupby("weight_decay")
+        if len(given)
+    }
+    if not moves:
+        return "Whether norms go with λ where the curve goes is open: at the reference's rate no second weight decay left features."
+    told = "; ".join(
+        f"at λ = {power(decay)} the curve changes by {percent(round(curve, 3), sign=True)}, "
+        f"the norm by {percent_with_interval(norm, sign=True)}"
+        for decay, (curve, norm) in moves.items()
+    )
+    sides = {"with the curve": True, "against the curve": False}
+    ways = {words: [decay for decay, (curve, norm) in moves.items() if (curve * norm.mean > 0) == along] for words, along in sides.items()}
+    known = {decay: norm.low <= curve <= norm.high for decay, (curve, norm) in moves.items() if math.isfinite(norm.low)}
+    verbs = {"includes": True, "excludes": False}
+    seeds = {f"{verb} the curve's change": [decay for decay in known if known[decay] == inside] for verb, inside in verbs.items()}
+    goes, interval = (
+        listing(f"{words} at λ = {listing(map(power, decays))}" for words, decays in found.items() if decays) for found in (ways, seeds)
+    )
+    return f"From the reference, {told}. So the norm goes {goes}; " + (f"its interval {interval}." if known else "there is no interval.")
 
 
 def _star(ends: pd.DataFrame) -> str:

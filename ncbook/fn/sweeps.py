@@ -128,7 +128,7 @@ def quickest_text(onsets: pd.DataFrame, factor: Factor) -> str:
 
 
 def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
-    """Which pairs of levels differ in `value`, beyond Tukey's simultaneous intervals; of a single pair, by how much, after Welch."""
+    """Which pairs of levels differ in `value`, beyond Tukey's simultaneous intervals; a single pair by its effect, as in the tables."""
     levels = by_level(onsets, factor, value)
     if len(levels) < 2:
         return f"{_WORDS[value]} is known at {counted(len(levels), 'level')}, which gives no shape"
@@ -136,17 +136,25 @@ def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
     if not pairs:
         order = factor.called(*sorted(levels, key=lambda level: levels[level].mean()))
         return f"the shape of {_WORDS[value]} is undecided ({ONE_RUN}; from least to greatest: {order})"
-    if pairs == 1:
-        low, high = sorted((level for level, values in levels.items() if len(values) >= 2), key=lambda level: levels[level].mean())
-        apart = effect(relative_effect(levels[high], levels[low]))
-        return f"{_WORDS[value]} differs by {apart} between {factor.called(low)} and {factor.label(high)}, the only pair with two runs each"
     curve = shape_over(onsets, factor.column, value)
-    ordered = pd.api.types.is_numeric_dtype(onsets[factor.column])
-    means = {level: values.mean() for level, values in levels.items()}
-    text = f"{_WORDS[value]} {_ordered_shape(curve, pairs, means, factor) if ordered else _named_pairs(curve, pairs, factor)}"
+    if pairs == 1:
+        shape = _one_pair({level: values for level, values in levels.items() if len(values) >= 2}, reference(onsets, factor), factor)
+    elif pd.api.types.is_numeric_dtype(onsets[factor.column]):
+        shape = _ordered_shape(curve, pairs, {level: values.mean() for level, values in levels.items()}, factor)
+    else:
+        shape = _named_pairs(curve, pairs, factor)
+    text = f"{_WORDS[value]} {shape}"
     if curve.censored and value == "since_switch":
         text += f"; {factor.at(*curve.censored)} it is longer than these numbers say, since not all runs collapsed"
     return text
+
+
+def _one_pair(pair: dict[Any, pd.Series], base: Any, factor: Factor) -> str:
+    """The effect of the one level against the other, `base` if it is one of them, with the scatter of each apart."""
+    against, level = sorted(pair, key=lambda level: level != base)
+    moved = relative_effect(pair[level], pair[against])
+    verb = "differs" if moved.low > 0 or moved.high < 0 else "is not told apart"
+    return f"{verb} in the one pair with several runs each: {effect(moved)} {factor.at(level)}, against {factor.called(against)}"
 
 
 def _ordered_shape(curve: Curve, pairs: int, means: dict[Any, float], factor: Factor) -> str:
