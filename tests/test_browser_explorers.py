@@ -10,7 +10,7 @@ from ncbook.chapters import CHAPTERS, chapter_specs, parameters
 from ncbook.data import load
 from ncbook.explore import cka, collapse
 from ncbook.fn.onset import onsets
-from ncbook.fn.pages import vanished, with_interval
+from ncbook.fn.pages import with_interval
 from ncbook.metrics import linear_cka
 from ncbook.pages import number
 from ncbook.representations import probe, representation
@@ -64,7 +64,7 @@ def test_the_collapse_explorer_reads_off_at_every_threshold_what_the_runs_say(op
         for row, (_, cell) in enumerate(found.groupby(shown[text].by)):
             line = explorer.locator("tbody tr").nth(row)
             never, last = cell["censored"].all(), cell["last_epoch"].min()
-            end = f"one point at {last}" if vanished(cell).all() else f">\u00a0{last}"
+            end = f"one point at {last}" if cell["one_point"].all() else f">\u00a0{last}"
             expect(line).to_contain_text(end if never else with_interval(estimate(cell["T_NC"]).within(0), 1))
             expect(line).to_contain_text("n/a" if never else with_interval(estimate(cell["fn_star"]).within(0)))
 

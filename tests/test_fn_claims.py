@@ -137,6 +137,15 @@ def test_a_run_that_ends_before_the_switch_has_no_time(lost):
     assert cases("relative", *tables, ended, **arguments) == cases("relative", *tables, **arguments)
 
 
+def test_a_run_whose_features_became_one_point_has_no_time():
+    gone = runs(0.001, seeds=(3,), weight_decay=1e-3)
+    arguments = dict(value="since_switch", column="weight_decay", pairs=[[1e-4, 1e-3]])
+    tables = runs(0.05, weight_decay=1e-4), runs(0.1, weight_decay=1e-3)
+    assert cases("relative", *tables, gone, **arguments) != cases("relative", *tables, **arguments)  # censored, it counts
+    gone.loc[gone["epoch"] >= 60, "nc1_trace_ratio_clean"] = math.nan
+    assert cases("relative", *tables, gone, **arguments) == cases("relative", *tables, **arguments)
+
+
 def test_a_curve_that_falls_and_rises_turns():
     tables = [runs([rate, 1.01 * rate, 1.02 * rate], depth=depth) for depth, rate in ((1, 0.05), (3, 0.1), (8, 0.06))]
     assert means("turns", *tables, column="depth", thresholds=[0.01]) == {"NC1 < 0.01": 1}

@@ -71,13 +71,22 @@ def test_onset_rows_say_where_runs_did_not_cross():
 def test_a_run_whose_features_became_one_point_is_not_said_to_have_stayed_above():
     runs = [made_up(spec, collapses=spec.seed == 0) for spec in baseline([0, 1, 2])]
     rows = table(runs)
-    short = onsets(rows[(rows["seed"] < 2) | (rows["epoch"] <= 40)], 0.01).assign(group=["a", "a", "b"])
+    rows = rows[(rows["seed"] < 2) | (rows["epoch"] <= 40)]
+    rows.loc[(rows["seed"] == 2) & (rows["epoch"] == 40), "nc1_trace_ratio_clean"] = np.nan
+    short = onsets(rows, 0.01).assign(group=["a", "a", "b"])
     assert pages.censored_text(short, 0.01) == (
         "NC1 fell below 0.01 in 1 of 3 runs; 1 stayed above it until epoch 90; "
         "in 1 all features had become one point, for which NC1 is undefined, at epoch 40"
     )
     assert pages.censored_text(short[2:], 0.01).endswith("in the only run, until all its features had become one point at epoch 40")
     assert pages.onset_rows(short, "group")[1][2] == "one point at 40"
+
+
+def test_a_run_that_stopped_at_its_own_threshold_is_not_said_to_be_at_one_point_below_it():
+    rows = table([made_up(spec) for spec in baseline([0])])
+    found = onsets(rows[rows["epoch"] <= 40], 1e-6).assign(group="a")
+    assert pages.censored_text(found, 1e-6) == "NC1 stayed above 1e-06 in the only run, until it ended at epoch 40"
+    assert pages.onset_rows(found, "group")[0][2] == "> 40"
 
 
 def test_a_course_is_read_at_its_moments():

@@ -32,12 +32,12 @@ def made_up(factor, times, norms=None, errors=None, switch=50, epochs=300) -> pd
                     "key": f"{level}-{seed}",
                     factor.column: level,
                     "seed": seed,
-                    "epochs": epochs,
                     "T_NC": switch + time,
                     "since_switch": time,
                     "fn_star": norm,
                     "censored": censored,
                     "diverged": False,
+                    "one_point": False,
                     "at_start": False,
                     "stayed_below": pd.NA if censored else True,
                     "last_epoch": epochs if censored else round(switch + time + 30),
@@ -189,7 +189,8 @@ def test_the_regimes_and_what_lies_at_either_end():
     assert texts["lower_edge"].startswith("at λ = 0 collapse came in 0 of 3 runs until epoch 300")
     assert texts["upper_edge"] == "at λ = 0.01 collapse came in 0 of 3 runs until epoch 300 (final training error 0.900 [0.900, 0.900])"
     gone = made_up(WEIGHT_DECAY, THREE, errors=ERRORS)
-    gone.loc[gone["weight_decay"] == 1e-2, "last_epoch"] = [53, 53, 55]
+    last = gone["weight_decay"] == 1e-2
+    gone.loc[last, "one_point"], gone.loc[last, "last_epoch"] = True, [53, 53, 55]
     upper = phases.regime_texts(gone)["upper_edge"]
     assert "0 of 3 runs until their last epochs, 53 to 55 (" in upper and upper.endswith("; in 3 all features had become one point)")
     inner = phases.regime_texts(made_up(WEIGHT_DECAY, {level: THREE[level] for level in (1e-5, 1e-4)}))

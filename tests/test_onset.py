@@ -87,7 +87,7 @@ def test_a_diverged_run_is_named_and_was_observed_up_to_its_last_number(since, c
     run = make_run("a")
     run.loc[run["epoch"] >= since, ["nc1_trace_ratio_clean", "feature_norm", "train_loss"]] = np.nan
     found = onset_of(run).iloc[0]
-    assert found["diverged"] and found["censored"] == censored and found["last_epoch"] == seen
+    assert found["diverged"] and not found["one_point"] and found["censored"] == censored and found["last_epoch"] == seen
 
 
 def test_features_that_became_one_point_are_no_fit_and_no_divergence():
@@ -96,7 +96,7 @@ def test_features_that_became_one_point_are_no_fit_and_no_divergence():
     run.loc[vanished, "nc1_trace_ratio_clean"] = np.nan
     run.loc[vanished, ["feature_norm", "train_error"]] = 0.0, 0.9
     found = onset_of(run)
-    assert found[["censored", "diverged", "last_epoch", "final_train_error"]].iloc[0].tolist() == [True, False, 300, 0.9]
+    assert found[["censored", "diverged", "one_point", "last_epoch", "final_train_error"]].iloc[0].tolist() == [True, False, True, 300, 0.9]
     assert onset.classify(found).tolist() == ["no fit"]
 
 

@@ -36,7 +36,7 @@ BASELINE = RunSpec(
     switch=SwitchSpec(epoch=200),
     stop=StopSpec(nc1=THRESHOLD, margin=MARGIN),
 )
-"""The settings that every chapter departs from, in one thing each."""
+"""The settings that every chapter on perceptrons starts from."""
 
 RESNET20 = OptimizerSpec(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-3)
 """The optimiser of ResNet-20: the paper names SGD and the weight decay."""

@@ -3,6 +3,7 @@
 Runs under an intervention count only in `intervention_shift`. T_NC is the first crossing of NC1 below `THRESHOLD` unless said, fn* the
 feature norm there, and times are counted from the switch. A run that never crossed has no fn*; where times are compared it counts with the
 time for which it was observed. All runs of a chapter being observed for equally long, that understates a difference and keeps its sign.
+One whose features became one point ends then, cannot collapse, and has no time.
 """
 
 import functools
@@ -48,9 +49,14 @@ def _onsets(evidence: Evidence, threshold: float = THRESHOLD) -> pd.DataFrame:
     """`onset.onsets` of the runs without an intervention, since_switch as said above, and final_norm, that of the last record."""
     found = onsets(_standard(evidence), threshold)
     observed = found["last_epoch"] - found["switch"].astype(float)
-    observed = observed.where(found["censored"] & ~found["diverged"] & (observed > 0))
+    observed = observed.where(_waiting(found) & (observed > 0))
     final = [path.norm[-1] if len(path.norm) else math.nan for _, path in trajectories(_standard(evidence))]
     return found.assign(since_switch=found["since_switch"].fillna(observed), final_norm=final)
+
+
+def _waiting(found: pd.DataFrame) -> pd.Series:
+    """Which runs of `onset.onsets` could have crossed later: those that ended neither without finite norms nor at one point."""
+    return found["censored"] & ~found["diverged"] & ~found["one_point"]
 
 
 def _level(column: str, value: Any) -> str:
@@ -86,7 +92,7 @@ def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = N
     label, runs = ", ".join(_level(column, level) for column, level in where.items()) or "all runs", _where(_onsets(evidence), where)
     if collapsing:
         runs = _collapsing(runs, [collapsing])
-    waiting = runs["censored"] & ~runs["diverged"]
+    waiting = _waiting(runs)
     if value == "T_NC" and waiting.any():
         observed = runs["T_NC"].fillna(runs["last_epoch"].where(waiting)).dropna()
         return {label: Estimate(float(observed.mean()), float(observed.min()), math.inf, len(observed))}

@@ -39,7 +39,9 @@ class Trajectory(NamedTuple):
     last: tuple[int, float]
     """The run's last epoch with a finite norm, whether or not it counts, and its training error; (0, NaN) if there is none."""
     diverged: bool
-    """The norm of the run's last record is not finite. An undefined metric alone is none: all features can have become one point."""
+    """The norm of the run's last record is not finite."""
+    one_point: bool
+    """It is, but the metric is not: all features have become one point. A run with a `stop` ends there."""
 
 
 def require(table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -73,9 +75,10 @@ def trajectories(table: pd.DataFrame, metric: str = METRIC) -> Iterator[tuple[di
         alive = run[np.isfinite(run["feature_norm"])]
         last = (int(alive["epoch"].iloc[-1]), float(alive["train_error"].iloc[-1])) if len(alive) else (0, math.nan)
         diverged = not np.isfinite(run["feature_norm"].iloc[-1])
+        one_point = not diverged and not np.isfinite(run[metric].iloc[-1])
         yield (
             run[labels].iloc[0].to_dict(),
-            Trajectory(start, epochs[finite], measured[finite], norm[finite], error[finite], last, diverged),
+            Trajectory(start, epochs[finite], measured[finite], norm[finite], error[finite], last, diverged, one_point),
         )
 
 
@@ -97,6 +100,7 @@ def onsets(table: pd.DataFrame, threshold: float, metric: str = METRIC) -> pd.Da
     - censored: it never crossed, as far as it was observed: until last_epoch, its last record with a finite norm, which lies before the
       switch if the run ended there.
     - diverged: the norm of its last record is not finite. A run may cross before it diverges.
+    - one_point: that norm is finite, but `metric` is undefined there, as all features have become one point.
     - at_start: the first record of the phase lies below already, so that T_NC (that record's epoch) is only an upper bound.
     - stayed_below: every record after the crossing is below too; NA if it never crossed.
     - final_train_error: at last_epoch; NaN if there is no such record.
@@ -108,10 +112,10 @@ def onsets(table: pd.DataFrame, threshold: float, metric: str = METRIC) -> pd.Da
     rows = [{**labels, **_onset(run, threshold)} for labels, run in trajectories(table, metric)]
     found = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["key", *_onset(_NOTHING, threshold)])
     kept = {column: table[column].dtype for column in found if column in table}
-    return found.astype({**kept, "censored": bool, "diverged": bool, "at_start": bool, "stayed_below": "boolean"})
+    return found.astype({**kept, "censored": bool, "diverged": bool, "one_point": bool, "at_start": bool, "stayed_below": "boolean"})
 
 
-_NOTHING = Trajectory(0, *(np.empty(0),) * 4, (0, math.nan), diverged=False)
+_NOTHING = Trajectory(0, *(np.empty(0),) * 4, (0, math.nan), diverged=False, one_point=False)
 
 
 def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
         "fn_star": float(np.exp(np.interp(moment, run.epochs, np.log(np.maximum(run.norm, _TINY))))) if crossed else math.nan,
         "censored": not crossed,
         "diverged": run.diverged,
+        "one_point": run.one_point,
         "at_start": at_start,
         "stayed_below": bool(below[first:].all()) if crossed else pd.NA,
         "last_epoch": run.last[0],

@@ -117,14 +117,9 @@ def last_epochs(onsets: pd.DataFrame) -> str:
     return ("epoch " if last.nunique() == 1 else "their last epochs, ") + span(last)
 
 
-def vanished(onsets: pd.DataFrame) -> pd.Series:
-    """Which runs of `onset.onsets` ended before their time without a crossing, NC1 being undefined: all features were one point."""
-    return onsets["censored"] & ~onsets["diverged"] & (onsets["last_epoch"] < onsets["epochs"])
-
-
 def censored_text(onsets: pd.DataFrame, threshold: float) -> str:
     """How many of the runs of `onset.onsets` crossed, and what the others were: a clause without a full stop."""
-    runs, censored, gone = len(onsets), onsets["censored"], vanished(onsets)
+    runs, censored, gone = len(onsets), onsets["censored"], onsets["censored"] & onsets["one_point"]
     crossed = int((~censored).sum())
     if crossed == runs:
         return f"NC1 fell below {threshold:g} in {'the only run' if runs == 1 else f'all {runs} runs'}"
@@ -153,7 +148,7 @@ def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str)
         later = "≥ " if row["biased"] else ""
         times = [later + with_interval(estimate(cell[column]).within(0), 1) for column in ("T_NC", "since_switch")]
         if row["censored"] == row["runs"]:
-            times = [("one point at " if vanished(cell).all() else "> ") + span(cell["last_epoch"]), MISSING]
+            times = [("one point at " if cell["one_point"].all() else "> ") + span(cell["last_epoch"]), MISSING]
         crossed = f"{row['runs'] - row['censored']} of {row['runs']}"
         rows.append([label(row[by]), crossed, *times, with_interval(column_estimate(row, "fn_star"))])
     return rows

@@ -12,7 +12,7 @@ from scipy import stats
 from ncbook.analysis import estimate
 from ncbook.fn import paper
 from ncbook.fn.onset import COLLAPSE, DIVERGED, FITTED, MIXED, NO_COLLAPSE, NO_FIT, REGIMES, regimes
-from ncbook.fn.pages import MISSING, counted, last_epochs, number, percent, vanished, with_interval
+from ncbook.fn.pages import MISSING, counted, last_epochs, number, percent, with_interval
 from ncbook.fn.statistics import difference, relative_effect
 from ncbook.fn.sweeps import WEIGHT_DECAY, by_level, effect, variation_text
 from ncbook.plots import STYLE
@@ -72,7 +72,7 @@ def regime_texts(onsets: pd.DataFrame) -> dict[str, str]:
         else:
             share = f"{phases.loc[level, COLLAPSE]} of {counted(len(cell), 'run')} until {last_epochs(cell)}"
             error = with_interval(estimate(cell["final_train_error"]).within(0, 1))
-            gone = f"; in {count} all features had become one point" if (count := vanished(cell).sum()) else ""
+            gone = f"; in {count} all features had become one point" if (count := (cell["censored"] & cell["one_point"]).sum()) else ""
             texts[edge] = f"{WEIGHT_DECAY.at(level)} collapse came in {share} (final training error {error}{gone})"
     return texts
 
