@@ -120,14 +120,14 @@ def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
         f"| {number} | {' | '.join(f'{measured[name]:.1f}' for name in columns.values())} | {measured['ratio']:.2f} |"
         for number, measured in enumerate(bench["rounds"], 1)
     ]
-    limit = f"; with the stacks' matrix products and nothing else it would be {bench['limit_median']:.2f}" if "limit_median" in bench else ""
+    limit = f"; with the stacks' matrix products alone it would be {bench['limit_median']:.2f}" if "limit_median" in bench else ""
     spread = f"median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
     return {
         f"{sweep}_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, "
         f"PyTorch {bench['torch']}; {networks} networks, {networks // seeds} for each of {seeds} seeds; "
         f"plain loop with {bench['plain_threads']} threads",
-        f"{sweep}_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}){limit}; peak memory {memory['one_by_one']} MB for the "
-        f"plain loop, {memory['stacked']} MB for the stacks of all processes together",
+        f"{sweep}_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}){limit}; peak memory {memory['one_by_one']} MB for "
+        f"the plain loop, {memory['stacked']} MB for the stacks of all processes together",
         f"{sweep}_table": "\n".join([f"| round | {' | '.join(columns)} | ratio |", "|--:" * (len(columns) + 2) + "|", *rows]),
     }
 

@@ -33,6 +33,7 @@ from ncbook.spec import RunSpec, SpecError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The clone of the book's repository: notebooks, pages and package lie side by side."""
+NOTEBOOKS = ROOT / "notebooks"
 
 
 class ChapterError(ValueError):
@@ -102,31 +103,43 @@ def _prediction_specs(experiments: list[str], data: str, subset: int, switch: in
 CHAPTERS = {
     chapter.name: chapter
     for chapter in (
-        Chapter("exp1", "Test error and neural collapse over the parameters", ROOT / "notebooks" / "exp1_model_wise.ipynb", exp1_specs),
-        Chapter("exp2", "Test error and neural collapse over the epochs", ROOT / "notebooks" / "exp2_epoch_wise.ipynb", exp2_specs),
-        Chapter("exp3", "Neural collapse and the feature dimension", ROOT / "notebooks" / "exp3_feature_dim.ipynb", exp3_specs),
-        Chapter("exp4", "Similarity of representations", ROOT / "notebooks" / "exp4_cka.ipynb", exp4_specs),
-        Chapter("layers", "Where the collapse sits, layer by layer", ROOT / "notebooks" / "layers.ipynb", exp1_specs),
-        Chapter("explore_cka", "Explorer: similarity, layer by layer and pair by pair", ROOT / "notebooks" / "explore_cka.ipynb", exp4_specs),
-        Chapter("composite", "The report's figure, drawn again", ROOT / "notebooks" / "figura_composita.ipynb", _report_specs),
-        Chapter("explore_width", "Explorer: the width", ROOT / "notebooks" / "explore_width.ipynb", exp1_specs),
-        Chapter("explore_dimension", "Explorer: the feature dimension", ROOT / "notebooks" / "explore_dimension.ipynb", exp3_specs),
-        Chapter("verdicts", "The report's claims and their verdicts", ROOT / "notebooks" / "verdetti.ipynb", _ledger_specs("report")),
-        Chapter("fn_verdicts", "The fn* paper's claims and their verdicts", ROOT / "notebooks" / "fn_verdicts.ipynb", _ledger_specs("fn_star")),
-        Chapter("fn_baseline", "The baseline: one network, two losses", ROOT / "notebooks" / "fn_baseline.ipynb", fn_baseline_specs),
-        Chapter("fn_depth", "Depth: which network collapses first, and at what norm", ROOT / "notebooks" / "fn_depth.ipynb", fn_depth_specs),
-        Chapter("fn_activation", "Activation: speed and norm", ROOT / "notebooks" / "fn_activation.ipynb", fn_activation_specs),
-        Chapter("fn_weight_decay", "Weight decay: how many regimes?", ROOT / "notebooks" / "fn_weight_decay.ipynb", fn_weight_decay_specs),
-        Chapter("fn_width", "Width: is wider faster?", ROOT / "notebooks" / "fn_width.ipynb", fn_width_specs),
-        Chapter("fn_conditions", "Training conditions: do they move the rate or the value?", ROOT / "notebooks" / "fn_conditions.ipynb", fn_conditions_specs),
-        Chapter("fn_intervention", "Scaled features: do they come back?", ROOT / "notebooks" / "fn_intervention.ipynb", fn_intervention_specs),
-        Chapter("fn_calibration", "Calibration: the settings that the paper leaves open", ROOT / "notebooks" / "fn_calibration.ipynb", fn_calibration_specs),
-        Chapter("fn_cifar_resnet20", "ResNet-20 on CIFAR-10", ROOT / "notebooks" / "fn_cifar_resnet20.ipynb", fn_cifar_resnet20_specs),
-        Chapter("fn_grid", "The grid: two architectures, two data sets", ROOT / "notebooks" / "fn_grid.ipynb", fn_grid_specs),
-        Chapter("fn_predictor", "The predictor: does the norm tell when collapse comes?", ROOT / "notebooks" / "fn_predictor.ipynb", _prediction_specs),
-        Chapter("explore_collapse", "Explorer: move the threshold", ROOT / "notebooks" / "explore_collapse.ipynb", _prediction_specs),
-        Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", ROOT / "notebooks" / "fn_equilibrium.ipynb", fn_equilibrium_specs),
-        Chapter("front", "The first page and its figure", ROOT / "notebooks" / "front_page.ipynb", _front_specs),
+        Chapter("exp1", "Test error and neural collapse over the parameters", NOTEBOOKS / "exp1_model_wise.ipynb", exp1_specs),
+        Chapter("exp2", "Test error and neural collapse over the epochs", NOTEBOOKS / "exp2_epoch_wise.ipynb", exp2_specs),
+        Chapter("exp3", "Neural collapse and the feature dimension", NOTEBOOKS / "exp3_feature_dim.ipynb", exp3_specs),
+        Chapter("exp4", "Similarity of representations", NOTEBOOKS / "exp4_cka.ipynb", exp4_specs),
+        Chapter("layers", "Where the collapse sits, layer by layer", NOTEBOOKS / "layers.ipynb", exp1_specs),
+        Chapter("explore_cka", "Explorer: similarity, layer by layer and pair by pair", NOTEBOOKS / "explore_cka.ipynb", exp4_specs),
+        Chapter("composite", "The report's figure, drawn again", NOTEBOOKS / "figura_composita.ipynb", _report_specs),
+        Chapter("explore_width", "Explorer: the width", NOTEBOOKS / "explore_width.ipynb", exp1_specs),
+        Chapter("explore_dimension", "Explorer: the feature dimension", NOTEBOOKS / "explore_dimension.ipynb", exp3_specs),
+        Chapter("verdicts", "The report's claims and their verdicts", NOTEBOOKS / "verdetti.ipynb", _ledger_specs("report")),
+        Chapter("fn_verdicts", "The fn* paper's claims and their verdicts", NOTEBOOKS / "fn_verdicts.ipynb", _ledger_specs("fn_star")),
+        Chapter("fn_baseline", "The baseline: one network, two losses", NOTEBOOKS / "fn_baseline.ipynb", fn_baseline_specs),
+        Chapter("fn_depth", "Depth: which network collapses first, and at what norm", NOTEBOOKS / "fn_depth.ipynb", fn_depth_specs),
+        Chapter("fn_activation", "Activation: speed and norm", NOTEBOOKS / "fn_activation.ipynb", fn_activation_specs),
+        Chapter("fn_weight_decay", "Weight decay: how many regimes?", NOTEBOOKS / "fn_weight_decay.ipynb", fn_weight_decay_specs),
+        Chapter("fn_width", "Width: is wider faster?", NOTEBOOKS / "fn_width.ipynb", fn_width_specs),
+        Chapter(
+            "fn_conditions",
+            "Training conditions: do they move the rate or the value?",
+            NOTEBOOKS / "fn_conditions.ipynb",
+            fn_conditions_specs,
+        ),
+        Chapter("fn_intervention", "Scaled features: do they come back?", NOTEBOOKS / "fn_intervention.ipynb", fn_intervention_specs),
+        Chapter(
+            "fn_calibration",
+            "Calibration: the settings that the paper leaves open",
+            NOTEBOOKS / "fn_calibration.ipynb",
+            fn_calibration_specs,
+        ),
+        Chapter("fn_cifar_resnet20", "ResNet-20 on CIFAR-10", NOTEBOOKS / "fn_cifar_resnet20.ipynb", fn_cifar_resnet20_specs),
+        Chapter("fn_grid", "The grid: two architectures, two data sets", NOTEBOOKS / "fn_grid.ipynb", fn_grid_specs),
+        Chapter(
+            "fn_predictor", "The predictor: does the norm tell when collapse comes?", NOTEBOOKS / "fn_predictor.ipynb", _prediction_specs
+        ),
+        Chapter("explore_collapse", "Explorer: move the threshold", NOTEBOOKS / "explore_collapse.ipynb", _prediction_specs),
+        Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", NOTEBOOKS / "fn_equilibrium.ipynb", fn_equilibrium_specs),
+        Chapter("front", "The first page and its figure", NOTEBOOKS / "front_page.ipynb", _front_specs),
     )
 }
 
@@ -208,7 +221,9 @@ def changed(chapter: Chapter, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def command(verb: str, chapter: Chapter, given: Mapping[str, Any]) -> str:
     """The command line that does something with a chapter and these parameters: `ncbook run exp1 -p widths "[4, 8]"`."""
-    texts = {name: yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("...\n").strip() for name, value in given.items()}
+    texts = {
+        name: yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("...\n").strip() for name, value in given.items()
+    }
     options = (f'-p {name} "{text}"' if " " in text or "[" in text else f"-p {name} {text}" for name, text in texts.items())
     return " ".join(["ncbook", verb, chapter.name, *options])
 

@@ -361,9 +361,7 @@ class _Member:
     making: dict[str, Any]
 
 
-def _store_ended(
-    members: list[_Member], trainer: StackTrainer, setting: Setting, store: Store
-) -> tuple[list[_Member], StackTrainer]:
+def _store_ended(members: list[_Member], trainer: StackTrainer, setting: Setting, store: Store) -> tuple[list[_Member], StackTrainer]:
     """Stores the runs that are over; returns the others, and the trainer of their smaller stack."""
     ended, results, states = trainer.ended, trainer.results(), trainer.checkpoint()
     for member, over, result in zip(members, ended, results, strict=True):

@@ -72,9 +72,7 @@ def exp2_specs(widths: list[int], epochs: int, seeds: list[int], label_noise: fl
     ]
 
 
-def exp3_specs(
-    feature_dims: list[int], width: int, epochs: int, seeds: list[int], label_noise: float, noise_seed: int
-) -> list[RunSpec]:
+def exp3_specs(feature_dims: list[int], width: int, epochs: int, seeds: list[int], label_noise: float, noise_seed: int) -> list[RunSpec]:
     """Experiment 3, the feature dimension: ResNet1D with a projector under SGD at a constant rate. The last weights are kept."""
     seeds, data = _seeds_and_data(seeds, label_noise, noise_seed)
     return [

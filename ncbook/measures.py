@@ -225,7 +225,7 @@ def _reaches(accuracy: pd.Series, level: float) -> float:
 
 @measure()
 def memorisation_delay(evidence: Evidence, width: int, level: float) -> Cases:
-    """Decades between the epoch when a share `level` of the unflipped points is learnt and that when as much of the flipped ones is memorised."""
+    """Decades between the epoch when a share `level` of the unflipped points is learnt and when as much of the flipped is memorised."""
     delays = [
         math.log10(_reaches(h["accuracy_flipped"], level)) - math.log10(_reaches(h["accuracy_unflipped"], level))
         for h in _histories(evidence, width).values()
@@ -235,7 +235,7 @@ def memorisation_delay(evidence: Evidence, width: int, level: float) -> Cases:
 
 @measure(low=-1, high=1)
 def truth_before_noise(evidence: Evidence, width: int, level: float) -> Cases:
-    """Once a share `level` of the unflipped points is learnt: share of flipped points given their true label minus share given the noisy one."""
+    """Once a share `level` of the unflipped points is learnt: share of flipped points given their true label minus that given the noisy."""
     values = []
     for history in _histories(evidence, width).values():
         if math.isfinite(epoch := _reaches(history["accuracy_unflipped"], level)):
@@ -381,7 +381,9 @@ def rotated_similarity(evidence: Evidence, dim: int, spreads: list[float]) -> Ca
     for spread in spreads:
         noise = torch.randn(PROBE_POINTS, dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         features = representations.collapsed(labels, dim, seed=0) + spread * noise
-        cases[f"σ = {spread:g}"] = exact(min(float(metrics.linear_cka(features, representations.moved(features, seed))) for seed in range(2, 22, 2)))
+        cases[f"σ = {spread:g}"] = exact(
+            min(float(metrics.linear_cka(features, representations.moved(features, seed))) for seed in range(2, 22, 2))
+        )
     return cases
 
 

@@ -196,7 +196,7 @@ _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": gelu}
 
 
 class MLP(Stack):
-    """`depth` hidden layers of `width` units with biases, linear classifier with bias. Layers: hidden1 ... hidden(depth-1), features, logits."""
+    """`depth` hidden layers of `width` units and a linear classifier, all with biases. Layers: hidden1 ... features, logits."""
 
     def __init__(self, inputs: int, depth: int, width: int, activation: str = "relu", members: int = 1, classes: int = 10) -> None:
         super().__init__()
@@ -216,7 +216,9 @@ class MLP(Stack):
     def squared_norms(self) -> dict[str, Tensor]:
         """In float64, the biases of the hidden layers 1 ... depth included, that of the classifier not."""
         hidden = {str(i): torch.cat([layer.weight.flatten(1), layer.bias], 1) for i, layer in enumerate(self.hidden, 1)}
-        return {name: layer.double().square().sum(1) for name, layer in (hidden | {"classifier": self.classifier.weight.flatten(1)}).items()}
+        return {
+            name: layer.double().square().sum(1) for name, layer in (hidden | {"classifier": self.classifier.weight.flatten(1)}).items()
+        }
 
     @torch.no_grad()
     def scale_features(self, factors: Tensor, target: str) -> None:

@@ -26,9 +26,7 @@ class Optimizer:
     state: list[Tensor]
     """Momentum of SGD or first moment of Adam; second moment of Adam."""
 
-    def __init__(
-        self, parameters: Tensor, sizes: Sequence[int], specs: Sequence[OptimizerSpec], *, compiled: bool | None = None
-    ) -> None:
+    def __init__(self, parameters: Tensor, sizes: Sequence[int], specs: Sequence[OptimizerSpec], *, compiled: bool | None = None) -> None:
         """parameters: `[total]`, where block after block holds, for each of the specs' members in turn, `sizes[block]` numbers.
 
         `compiled`: whether steps are compiled, by default where the parameters are on the CPU.

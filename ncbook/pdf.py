@@ -102,7 +102,7 @@ def one_page(html: Path) -> str:
         f'<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{escape(config["title"])}</title>'
         f"{''.join(_head(head, html.name, toc['root']))}</head><body>"
         f'<header><p class="title">{_title(root)}</p>'
-        f'<p>{escape(config["title"])} {__version__}</p><p>{escape(config["author"])}</p></header>'
+        f"<p>{escape(config['title'])} {__version__}</p><p>{escape(config['author'])}</p></header>"
         f'<nav><h2>Contents</h2>{"".join(contents)}</nav><main class="bd-content bd-article">{"".join(body)}</main></body></html>'
     )
 
@@ -174,5 +174,3 @@ def _move(element: Tag, folder: str, name: str, every: set[str]) -> None:
         element["href"] = f"#{target}:{fragment}" if fragment else f"#{target}"
     else:
         del element["href"]
-
-

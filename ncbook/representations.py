@@ -65,7 +65,9 @@ def probe(data: Data, points: int, seed: int) -> Tensor:
     """Indices `[points]` of training points drawn without replacement. Raises `SpecError` for a number that cannot be drawn."""
     available = len(data.x_train)
     if not 4 <= points <= available:
-        raise SpecError(f"probe_points={points} is outside 4..{available}: debiased CKA needs 4 points, and the training set has {available}.")
+        raise SpecError(
+            f"probe_points={points} is outside 4..{available}: debiased CKA needs 4 points, and the training set has {available}."
+        )
     return torch.from_numpy(np.random.default_rng(seed).choice(available, points, replace=False))
 
 
@@ -232,7 +234,11 @@ def shrinking(xs: Sequence[Tensor], labellings: Mapping[str, Tensor], kept: Sequ
     Columns: kept, metric (the name of the labelling), mean, low, high, n of `pair_estimate`.
     """
     return pd.DataFrame(
-        {"kept": share, "metric": name, **pair_estimate(cka_matrix([shrunk(x, labels, share) for x in xs])).within(*bounds("biased"))._asdict()}
+        {
+            "kept": share,
+            "metric": name,
+            **pair_estimate(cka_matrix([shrunk(x, labels, share) for x in xs])).within(*bounds("biased"))._asdict(),
+        }
         for name, labels in labellings.items()
         for share in kept
     )
@@ -353,8 +359,8 @@ def collapse_shares(layers: pd.DataFrame) -> pd.DataFrame:
     """Which share of a network's collapse each layer adds to the one before it, from the rows of `layer_collapse`.
 
     By each of `SHARE_MEASURES`: log_nc1, of the fall of log(tr Σ_W / tr Σ_B) from input to last layer; log_nc1_standard, of that of
-    log(tr(Σ_W Σ_B†) / K); separation, of the rise of the between-class share of the variance. Columns: model, optimizer, width, seed, labels,
-    layer and the measures; shares of one network add up to 1, may be negative, and are NaN where it does not collapse at all.
+    log(tr(Σ_W Σ_B†) / K); separation, of the rise of the between-class share of the variance. Columns: model, optimizer, width, seed,
+    labels, layer and the measures; shares of one network add up to 1, may be negative, and are NaN where it does not collapse at all.
     """
     rows = []
     for (*where, labels), network_rows in layers.groupby([*CURVE, "width", "seed", "labels"]):

@@ -276,7 +276,9 @@ class RunSpec(_Spec):
             if part is not None and part.epoch >= self.epochs:
                 raise SpecError(f"{name}.epoch={part.epoch} leaves nothing after it: it must be less than epochs={self.epochs}.")
         if self.intervention is not None and (self.model.name, self.model.activation) != ("mlp", "relu"):
-            raise SpecError("intervention: only a ReLU mlp's features scale exactly with its weights; choose model mlp with activation relu.")
+            raise SpecError(
+                "intervention: only a ReLU mlp's features scale exactly with its weights; choose model mlp with activation relu."
+            )
         if self.stop is not None and self.snapshots:
             raise SpecError(f"snapshots={list(self.snapshots)}: a run with stop may end before them; leave one of the two out.")
 

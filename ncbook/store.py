@@ -88,7 +88,9 @@ def _rounded(weights: np.ndarray) -> np.ndarray:
 
 
 def _encode(run: Run) -> dict[str, np.ndarray]:
-    arrays = {f"state.{epoch}.{name}": _rounded(run.states[epoch][name]) for epoch in sorted(run.states) for name in sorted(run.states[epoch])}
+    arrays = {
+        f"state.{epoch}.{name}": _rounded(run.states[epoch][name]) for epoch in sorted(run.states) for name in sorted(run.states[epoch])
+    }
     arrays |= {f"metric.{name}": np.asarray(run.metrics[name], dtype=np.float64) for name in sorted(run.metrics)}
     # What every run must have comes last: a damaged list of contents loses its end, and an array of the others would not be missed.
     return arrays | {

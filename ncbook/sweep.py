@@ -72,7 +72,8 @@ def sweep(
 ) -> "pd.DataFrame":
     """The runs of the specs as a tidy table, one row for each run and recorded epoch.
 
-    Columns: `LABELS`, epoch, and the metrics. What the store lacks is trained first, as `train_missing` does and with its arguments and errors; `train=False` leaves it out.
+    Columns: `LABELS`, epoch, and the metrics. What the store lacks is trained first, as `train_missing` does and with its
+    arguments and errors; `train=False` leaves it out.
     """
     specs, store = distinct(specs), store or Store()
     if train:

@@ -179,7 +179,8 @@ def _cases_text(cases: Sequence[Case], unit: str, language: str) -> str:
 def measured_texts(result: Result, language: str) -> list[str]:
     """One text for each check: what it measures, where it has to lie, what came out."""
     return [
-        f"{check.says[language]} ({criterion_text(check.criterion, language)}): {_cases_text(cases, MEASURES[check.measure].unit, language)}"
+        f"{check.says[language]} ({criterion_text(check.criterion, language)}): "
+        f"{_cases_text(cases, MEASURES[check.measure].unit, language)}"
         for check, cases in zip(result.claim.checks, result.cases, strict=True)
     ]
 

@@ -44,7 +44,16 @@ def test_an_interval_is_cut_where_its_quantity_ends():
     wide, single = estimate([0.0, 0.9]), estimate([0.3]).within(0, 1)
     assert wide.low < 0 and wide.high > 1 and wide.within(0, 1) == (wide.mean, 0, 1, 2) and wide.within(0) == (wide.mean, 0, wide.high, 2)
     assert math.isnan(single.low) and math.isnan(single.high)
-    table = pd.DataFrame({"seed": [0, 1], "test_error": [0.0, 0.9], "nc1_clean": [0.0, 0.9], "biased": [0.0, 0.9], "debiased": [-0.9, 0.9], "rise": [0.0, 0.9]})
+    table = pd.DataFrame(
+        {
+            "seed": [0, 1],
+            "test_error": [0.0, 0.9],
+            "nc1_clean": [0.0, 0.9],
+            "biased": [0.0, 0.9],
+            "debiased": [-0.9, 0.9],
+            "rise": [0.0, 0.9],
+        }
+    )
     means = analysis.seed_means(table.assign(width=1), [*table][1:], by=["width"]).set_index("metric")
     assert means["low"].tolist() == [0, 0, 0, -1, wide.low] and means["high"].tolist() == [1, wide.high, 1, 1, wide.high]
 

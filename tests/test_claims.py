@@ -56,7 +56,9 @@ why: {it: perché sì, en: because}
 def fake(spec: RunSpec, **values) -> Run:
     """A run that ended with these metrics; a callable gets the epochs. Its weights are those of an untrained network."""
     epochs = np.array(spec.recorded_epochs)
-    metrics = {name: np.broadcast_to(value(epochs) if callable(value) else value, epochs.shape).astype(float) for name, value in values.items()}
+    metrics = {
+        name: np.broadcast_to(value(epochs) if callable(value) else value, epochs.shape).astype(float) for name, value in values.items()
+    }
     provenance = dict.fromkeys(PROVENANCE, "test") | {"seconds": 1.0, "parameters": 12 * spec.model.width**2 + 23 * spec.model.width}
     network = models.build(spec.model)
     network.reset([spec.seed])
@@ -65,7 +67,7 @@ def fake(spec: RunSpec, **values) -> Run:
 
 
 def curve(errors: dict[int, float], seeds=(0, 1, 2), **others) -> Evidence:
-    """ResNet1D under SGD with these test errors by width, a little different in every seed; others: metric -> function of width and error."""
+    """ResNet1D under SGD with these test errors by width, a little different in every seed; others: metric -> function of both."""
     specs = exp1_specs(list(errors), ["resnet1d"], ["sgd"], 2, list(seeds), 0.2, 0)
     runs = []
     for spec in specs:
@@ -105,7 +107,10 @@ def test_every_check_can_hold_and_can_fail_and_changes_the_verdict(claim, i):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"verdict": "reproduced"}, "X01 has an unknown field 'verdict': the fields are id, document, place, statement, reported, why, checks"),
+        (
+            {"verdict": "reproduced"},
+            "X01 has an unknown field 'verdict': the fields are id, document, place, statement, reported, why, checks",
+        ),
         ({"statement": {"it": "sale"}}, "X01, statement lacks en."),
         ({"why": None}, "X01 lacks why."),
         ({"scale": None}, "X01, scale: None is not a mapping with the fields epochs, seeds, subset, switch, width, epochs_parameter, "),
@@ -113,12 +118,21 @@ def test_every_check_can_hold_and_can_fail_and_changes_the_verdict(claim, i):
         ({"reads": {"chapter": "exp9"}}, "X01 reads chapter 'exp9', which does not exist"),
         ({"reads": {"chapter": "exp1", "depth": [2]}}, "X01, reads has an unknown field 'depth'"),
         ({"measure": "guess"}, "X01, check 1: there is no measure 'guess'; the measures are "),
-        ({"arguments": {"metrics": []}}, "X01, check 1: peak_rise does not take these arguments (got an unexpected keyword argument 'metrics')."),
+        (
+            {"arguments": {"metrics": []}},
+            "X01, check 1: peak_rise does not take these arguments (got an unexpected keyword argument 'metrics').",
+        ),
         ({"above": None, "below": None}, "X01, check 1 has 2 criteria: give one of above, below, between."),
         ({"above": "0"}, "X01, check 1: above: '0' is not a finite number."),
         ({"above": -math.inf}, "X01, check 1: above: -inf is not a finite number."),
-        ({"measure": "error_from", "arguments": {"width": 4, "epoch": 1}, "above": -1}, "X01, check 1 cannot fail: error_from always lies in [0, 1]."),
-        ({"measure": "error_from", "arguments": {"width": 4, "epoch": 1}, "above": 1}, "X01, check 1 cannot hold: error_from always lies in [0, 1]."),
+        (
+            {"measure": "error_from", "arguments": {"width": 4, "epoch": 1}, "above": -1},
+            "X01, check 1 cannot fail: error_from always lies in [0, 1].",
+        ),
+        (
+            {"measure": "error_from", "arguments": {"width": 4, "epoch": 1}, "above": 1},
+            "X01, check 1 cannot hold: error_from always lies in [0, 1].",
+        ),
     ],
 )
 def test_a_bad_ledger_is_refused_in_one_sentence(tmp_path, change, message):
@@ -242,7 +256,8 @@ def test_a_verdict_that_no_interval_carries_says_what_would(judged):
     across, unknown = (enough.cases[0][0]._replace(value=Estimate(mean, -1, 1, 3), outcome=claims.UNDECIDED) for mean in (0.1, math.nan))
     result = dataclasses.replace(enough, cases=((across, unknown), (unknown,)), verdict=NOT_YET)
     assert verdicts.reason_text(result, "en") == (
-        "No interval decides; across the border, so that more seeds are needed: 1 of 3; not measurable, as it happens in too few runs: 2 of 3."
+        "No interval decides; across the border, so that more seeds are needed: 1 of 3; "
+        "not measurable, as it happens in too few runs: 2 of 3."
     )
     assert "servono più semi" not in verdicts.reason_text(dataclasses.replace(result, cases=((unknown,),)), "it")
 
@@ -285,7 +300,9 @@ def test_sgd_minus_adam_pairs_seeds_and_averages_widths():
 def test_measures_over_the_epochs():
     specs = exp2_specs([12, 64], 1000, [0], 0.2, 0)
     calm, wild = (lambda e: 0.1 + 0.5 / e), (lambda e: 0.2 + 0.1 * (-1.0) ** np.arange(len(e)))
-    learnt = dict(accuracy_unflipped=lambda e: e >= 10, accuracy_flipped=lambda e: e >= 100, accuracy_flipped_clean=lambda e: (e >= 10) & (e < 100))
+    learnt = dict(
+        accuracy_unflipped=lambda e: e >= 10, accuracy_flipped=lambda e: e >= 100, accuracy_flipped_clean=lambda e: (e >= 10) & (e < 100)
+    )
     evidence = Evidence([fake(s, test_error=wild if s.model.width == 12 else calm, **learnt) for s in specs])
     assert min(measured("fluctuation_difference", evidence, critical=12, large=64, from_epoch=11).values()) > 0.1
     assert max(measured("fluctuation_difference", evidence, critical=64, large=12, from_epoch=11).values()) < -0.1

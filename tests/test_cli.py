@@ -88,7 +88,7 @@ def test_help_imports_nothing_heavy():
         (["run", "tiny", "-p", "widths", "4"], "widths=4 is not of type list[int]: tiny declares widths: list[int] = [2, 4]."),
         (["run", "tiny", "-p", "title", "2026-13-01"], "-p title: '2026-13-01' is not YAML (unreadable)."),
         (["run", "tiny", "-p", "widths", "[4"], "-p widths: '[4' is not YAML (expected ',' or ']', but got '<stream end>')."),
-        (["run", "tiny", "-y", "[4]"], '-y: \'[4]\' is not a mapping of names to values: write it as "{epochs: 5, widths: [4, 8]}".'),
+        (["run", "tiny", "-y", "[4]"], "-y: '[4]' is not a mapping of names to values: write it as \"{epochs: 5, widths: [4, 8]}\"."),
         (["run", "tiny", "-y", "{widths: [a]}"], "widths=['a'] is not of type list[int]: tiny declares widths: list[int] = [2, 4]."),
         (["run", "tiny", "-p", "widths", "[]"], "widths=[] is empty: give at least one value."),
         (["run", "tiny", "-p", "widths", "[-4]"], "model.width=-4 is too small: it must be at least 1."),

@@ -37,7 +37,14 @@ def test_windows_are_half_decades_of_recorded_epochs_and_none_is_nearly_empty():
     )
     found = epochwise.windows(spec.recorded_epochs)
     assert [(window[0], window[-1]) for window in found] == [
-        (1, 3), (4, 10), (11, 31), (32, 100), (200, 1000), (1200, 3000), (3200, 10000), (10200, 15000)
+        (1, 3),
+        (4, 10),
+        (11, 31),
+        (32, 100),
+        (200, 1000),
+        (1200, 3000),
+        (3200, 10000),
+        (10200, 15000),
     ]
     assert sum(found, []) == list(spec.recorded_epochs)
     assert epochwise.windows([1]) == [[1]] and epochwise.windows([3, 1, 2, 2]) == [[1, 2, 3]]

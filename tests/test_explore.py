@@ -74,7 +74,9 @@ def test_every_combination_has_its_own_picture_and_starts_with_the_chosen_one():
 
 
 def test_a_single_option_is_no_slider():
-    assert isinstance(slider("W", {"2": 2}, play=True).widget, Dropdown) and isinstance(slider("W", {"2": 2, "4": 4}).widget, SelectionSlider)
+    assert isinstance(slider("W", {"2": 2}, play=True).widget, Dropdown) and isinstance(
+        slider("W", {"2": 2, "4": 4}).widget, SelectionSlider
+    )
     with pytest.raises(ValueError, match="'W' has no options"):
         slider("W", {})
 

@@ -13,8 +13,8 @@ from ncbook.fn.onset import onsets
 SWITCH, END = 20, 200
 LABELS = {
     "data": "mnist", "subset": 300, "model": "mlp", "width": 256, "depth": 5, "activation": "relu", "optimizer": "adam", "lr": 1e-3,
-    "momentum": 0.0, "weight_decay": 1e-4, "batch_size": 128, "seed": 0, "epochs": END, "switch": SWITCH, "reduction": "mean", "factor": np.nan,
-    "factor_epoch": pd.NA, "target": None,
+    "momentum": 0.0, "weight_decay": 1e-4, "batch_size": 128, "seed": 0, "epochs": END, "switch": SWITCH, "reduction": "mean",
+    "factor": np.nan, "factor_epoch": pd.NA, "target": None,
 }  # fmt: skip
 
 
@@ -131,7 +131,9 @@ def test_vanished_features_are_counted_and_not_averaged():
     said = settled.texts(table, ends, settled.norms_at_levels(table, ends))
     assert "the features vanish in 1 of 3 runs" in said["foretold"] and said["foretold"].endswith("measured in the rest, 0 % from it.")
     assert said["drifts"].endswith("where the features have not vanished.") and settled.rows(ends)[-1][4] == "vanished"
-    gone = ends[ends["key"].isin(["a", "b2"])].assign(final=lambda runs: runs["final"].where(~runs["vanished"]))  # at once, NC1 never finite
+    gone = ends[ends["key"].isin(["a", "b2"])].assign(
+        final=lambda runs: runs["final"].where(~runs["vanished"])
+    )  # at once, NC1 never finite
     assert settled.texts(table, gone, settled.norms_at_levels(table, gone))["foretold"].endswith("is foretold and all features vanish.")
 
 
@@ -166,7 +168,9 @@ def test_a_run_that_diverged_and_stopped_has_not_vanished():
 
 
 def test_rates_are_told_with_intervals():
-    runs = [make_run(f"{lr}{seed}", lr=lr, seed=seed, norm=norm + 0.1 * seed) for lr, norm in ((1e-3, 1.0), (2e-3, 1.1)) for seed in (0, 1, 2)]
+    runs = [
+        make_run(f"{lr}{seed}", lr=lr, seed=seed, norm=norm + 0.1 * seed) for lr, norm in ((1e-3, 1.0), (2e-3, 1.1)) for seed in (0, 1, 2)
+    ]
     table = settled.labelled(join(*runs))
     said = settled.texts(table, ends := settled.settled(table).assign(predicted=1.0), settled.norms_at_levels(table, ends))["rates"]
     assert said.count("[") == 2 and ", with overlapping intervals," in said

@@ -275,7 +275,9 @@ def test_every_quantity_that_falls_short_stands_in_the_reason_and_in_the_command
     scale = {"epochs": 90, "seeds": 3, "subset": 0, "switch": 200, "width": 16, "width_parameter": "resnet_width"}
     claim = claims._claim({**CLAIM, "reads": [{"chapter": "exp1"}, {"chapter": "exp2"}], "scale": scale})
     found = claims.Found(missing=0, total=2, epochs=80, seeds=2, subset=12000, switch=50, width=8)
-    result = claims.Result(claim, (), found, claims.NOT_YET, {"exp1": found, "exp2": dataclasses.replace(found, epochs=90, subset=claims.ALL)})
+    result = claims.Result(
+        claim, (), found, claims.NOT_YET, {"exp1": found, "exp2": dataclasses.replace(found, epochs=90, subset=claims.ALL)}
+    )
     arguments = '-p epochs 90 -p seeds "[0, 1, 2]" -p subset 0 -p switch 200 -p resnet_width 16'
     others = '-p seeds "[0, 1, 2]" -p switch 200 -p resnet_width 16'  # it has the epochs and all images
     assert verdicts.reason_text(result, "en") == (
@@ -300,7 +302,12 @@ def startup(tmp_path, monkeypatch):
     ("chapter", "id", "language", "metrics"),
     [
         ("verdicts", "R12", "it", {"test_error": lambda seed: 0.05 + 0.01 * seed}),
-        ("fn_verdicts", "F17", "en", {"feature_norm": lambda s: 25 + s, "train_error": lambda s: 0.0, "nc1_trace_ratio_clean": lambda s: 0.5}),
+        (
+            "fn_verdicts",
+            "F17",
+            "en",
+            {"feature_norm": lambda s: 25 + s, "train_error": lambda s: 0.0, "nc1_trace_ratio_clean": lambda s: 0.5},
+        ),
     ],
 )
 def test_altered_runs_alter_the_executed_page_of_verdicts(tmp_path, own_store, startup, chapter, id, language, metrics):

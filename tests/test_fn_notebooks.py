@@ -21,7 +21,13 @@ TOY = {"data": "mnist", "subset": 300, "switch": 10, "epochs": 90, "seeds": [0, 
 """No such network is trained: the runs of these specs are made up."""
 VALUES = {
     "fn_calibration": TOY
-    | {"optimizers": ["adam 0.001", "sgd 0.05"], "optimizer_states": ["kept"], "widths": [64], "learning_rates": [1e-3], "batch_sizes": [128]},
+    | {
+        "optimizers": ["adam 0.001", "sgd 0.05"],
+        "optimizer_states": ["kept"],
+        "widths": [64],
+        "learning_rates": [1e-3],
+        "batch_sizes": [128],
+    },
     "fn_baseline": TOY,
     "fn_depth": TOY | {"depths": [1, 5]},
     "fn_activation": TOY | {"activations": ["relu", "gelu"]},

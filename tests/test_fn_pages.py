@@ -98,7 +98,7 @@ def test_a_course_is_read_at_its_moments():
         assert row["terminal"] == run.epochs[error <= 0.01][0] and row["interpolating"] == run.epochs[error <= 0.001][0]
         assert (row["norm_switch"], row["norm_after"], row["error_after"]) == (norm[at[10]], norm[at[11]], error[at[11]])
         assert row["norm_early"] == norm[at[10]] and row["compression"] == norm[at[10]] / row["fn_star"]
-        assert row["norm_top"] == norm[at[11]:].max() and row["norm_end"] == norm[-1]
+        assert row["norm_top"] == norm[at[11] :].max() and row["norm_end"] == norm[-1]
     assert "falls from 21.00" in course.crash_text(found) and "in 2 of 2 runs" in course.approach_text(found)
 
 
@@ -146,7 +146,13 @@ def test_widths_rates_and_batches_are_searched_one_at_a_time():
     assert len(specs) == 5
     found = course.courses(table([made_up(spec) for spec in specs]), 0.01)
     names = set(calibration.settings(found, paper.BASELINE)["setting"])
-    assert names == {"Adam 10⁻³, mean", "Adam 10⁻³, sum", "Adam 10⁻³, mean, 64 units", "Adam 2·10⁻³, mean", "Adam 10⁻³, mean, batches of 256"}
+    assert names == {
+        "Adam 10⁻³, mean",
+        "Adam 10⁻³, sum",
+        "Adam 10⁻³, mean, 64 units",
+        "Adam 2·10⁻³, mean",
+        "Adam 10⁻³, mean, batches of 256",
+    }
 
 
 def test_networks_that_differ_in_width_alone_are_told_once():
@@ -165,7 +171,9 @@ def test_seeds_say_whether_the_baseline_and_the_nearest_setting_differ(spread, a
     assert searched["chosen"].tolist() == [False, True]
     said = calibration.choice_texts(searched, found)["choice"]
     assert "From it the nearest setting differs in fn at epoch 10 by 0 % [0 %, 0 %] and fn* by −15.4 % [" in said
-    assert said.endswith("seeds tell the two apart by fn*." if apart else "seeds do not tell the two apart, which does not make them equal.")
+    assert said.endswith(
+        "seeds tell the two apart by fn*." if apart else "seeds do not tell the two apart, which does not make them equal."
+    )
     if apart:
         assert calibration.setting_rows(searched)[1][3] == "1.300 [1.275, 1.325]"
 

@@ -103,7 +103,9 @@ def test_the_figure_and_its_words_are_those_of_the_runs(toy):
 @pytest.mark.parametrize(("clean", "said"), [({2: 3.0, 4: 1.0}, "at W = 2 for"), ({2: 0.5, 4: 1.0}, "also for")], ids=["apart", "together"])
 def test_where_each_nc1_is_greatest(toy, clean, said):
     _, last, means = toy
-    means = means.assign(mean=[(clean if metric == front_page.CLEAN else {2: 1.0, 4: 2.0})[width] for metric, width in zip(means["metric"], means["width"])])
+    means = means.assign(
+        mean=[(clean if metric == front_page.CLEAN else {2: 1.0, 4: 2.0})[width] for metric, width in zip(means["metric"], means["width"])]
+    )
     order = front_page.texts(last, means, [2, 4])["front_order"]
     assert f"is greatest at W = 4 for the labels trained on and {said} the true ones; at W = 4 it is 2" in order
 

@@ -12,7 +12,15 @@ from torch.nn.functional import batch_norm, conv1d, max_pool1d
 from ncbook.kernels import batch_norm_relu, batch_norm_relu_plain, conv3, conv3_plain, max_pool
 
 # members, positions, batch, channels, out: every number of rows that a product leaves over, batches with and without a rest
-SHAPES = [(1, 40, 128, 8, 8), (3, 40, 32, 6, 10), (2, 20, 5, 3, 4), (2, 10, 32, 16, 33), (2, 7, 16, 2, 1), (1, 1, 6, 1, 3), (1, 5, 48, 15, 5)]
+SHAPES = [
+    (1, 40, 128, 8, 8),
+    (3, 40, 32, 6, 10),
+    (2, 20, 5, 3, 4),
+    (2, 10, 32, 16, 33),
+    (2, 7, 16, 2, 1),
+    (1, 1, 6, 1, 3),
+    (1, 5, 48, 15, 5),
+]
 
 
 def tensors(*shapes, dtype=torch.float64):
@@ -70,9 +78,7 @@ def test_batch_norm_relu_equals_torch(shape, with_residual, function):
     x, residual, grad, weight, bias = tensors(full, full, full, (members, channels), (members, channels))
     inputs = (x, weight, bias, residual) if with_residual else (x, weight, bias)
     out, mean, var = function(*inputs)
-    normalised = torch.stack(
-        [batch_norm(xs[None], None, None, w, b, training=True)[0] for xs, w, b in zip(x, weight, bias)]
-    )
+    normalised = torch.stack([batch_norm(xs[None], None, None, w, b, training=True)[0] for xs, w, b in zip(x, weight, bias)])
     expected = torch.relu(normalised + residual if with_residual else normalised)
     assert torch.allclose(out, expected, rtol=0, atol=1e-11)
     assert torch.allclose(mean, x.mean((2, 3)), rtol=0, atol=1e-12)

@@ -142,7 +142,11 @@ def test_every_published_run_that_an_explorer_can_show_is_offered():
     offered = {title: {run.spec.key for some in explorer.groups(runs).values() for run in some} for title, explorer in EXPLORERS.items()}
     width, dimension, cka, collapse = offered.values()
     assert width >= {spec.key for spec in chapter_specs(CHAPTERS["exp1"], {}) + chapter_specs(CHAPTERS["exp4"], {})}
-    assert dimension == {run.spec.key for run in runs if run.spec.model.feature_dim} >= {spec.key for spec in chapter_specs(CHAPTERS["exp3"], {})}
+    assert (
+        dimension
+        == {run.spec.key for run in runs if run.spec.model.feature_dim}
+        >= {spec.key for spec in chapter_specs(CHAPTERS["exp3"], {})}
+    )
     assert cka == {key for key in width if Store().load(key).spec.model.name == "resnet1d"}
     assert collapse >= {spec.key for name in ("fn_depth", "fn_conditions", "fn_grid") for spec in chapter_specs(CHAPTERS[name], {})}
 

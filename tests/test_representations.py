@@ -102,7 +102,9 @@ def test_shapes(runs, data):
 
 
 def test_an_epoch_that_was_not_kept_is_refused(runs):
-    with pytest.raises(ValueError, match=r"^epoch=7 is not among those whose weights the run [0-9a-f]{20} keeps \(1\): choose one of them\.$"):
+    with pytest.raises(
+        ValueError, match=r"^epoch=7 is not among those whose weights the run [0-9a-f]{20} keeps \(1\): choose one of them\.$"
+    ):
         rep.network(runs[0], 7)
 
 
@@ -275,9 +277,7 @@ def layer_table(ratios, labels="noisy"):
     """One ResNet1D whose layers have these tr Σ_W / tr Σ_B, from the input on."""
     where = {"model": "resnet1d", "optimizer": "sgd", "width": 12, "seed": 0, "labels": labels}
     names = [rep.INPUT, "L0", "L1", "L2"]
-    return pd.DataFrame(
-        {**where, "layer": n, "nc1_trace_ratio": r, "nc1": r**2, "separation": 1 / (1 + r)} for n, r in zip(names, ratios)
-    )
+    return pd.DataFrame({**where, "layer": n, "nc1_trace_ratio": r, "nc1": r**2, "separation": 1 / (1 + r)} for n, r in zip(names, ratios))
 
 
 def test_shares_of_the_collapse_add_up_and_may_be_negative():

@@ -42,7 +42,10 @@ def run(**changes):
 
 
 REFUSED = {
-    "unknown data set": (lambda: DataSpec(name="cifar"), "data.name='cifar' is unknown: choose one of mnist1d, mnist, fashion_mnist, cifar10, digits."),
+    "unknown data set": (
+        lambda: DataSpec(name="cifar"),
+        "data.name='cifar' is unknown: choose one of mnist1d, mnist, fashion_mnist, cifar10, digits.",
+    ),
     "noise of 1": (lambda: DataSpec(label_noise=1.0), "data.label_noise=1.0 is outside [0, 1)."),
     "negative noise": (lambda: DataSpec(label_noise=-0.1), "data.label_noise=-0.1 is outside [0, 1)."),
     "noise that is no number": (lambda: DataSpec(label_noise="much"), "data.label_noise='much' is not a number."),
@@ -91,7 +94,8 @@ REFUSED = {
     "model that is no spec": (lambda: run(model="resnet1d"), "model='resnet1d' is not a ModelSpec."),
     "unknown field": (
         lambda: RunSpec.from_dict(RUN.to_dict() | {"epoch": 3}),
-        "RunSpec has no field epoch: its fields are model, optimizer, epochs, seed, data, batch_size, record, snapshots, switch, intervention, stop.",
+        "RunSpec has no field epoch: its fields are model, optimizer, epochs, seed, data, batch_size, record, snapshots, "
+        "switch, intervention, stop.",
     ),
     "unknown nested field": (
         lambda: RunSpec.from_dict(RUN.to_dict() | {"data": {"noise": 0.1}}),
@@ -105,7 +109,10 @@ REFUSED = {
         lambda: DataSpec(subset=100),
         "data.subset=100: mnist1d is used whole; leave it out or choose one of mnist, fashion_mnist, cifar10, digits.",
     ),
-    "mlp without depth": (lambda: ModelSpec(name="mlp", width=9), "model.depth is missing: an mlp needs its number of hidden layers, 1 to 10."),
+    "mlp without depth": (
+        lambda: ModelSpec(name="mlp", width=9),
+        "model.depth is missing: an mlp needs its number of hidden layers, 1 to 10.",
+    ),
     "mlp too deep": (lambda: MLP(depth=11), "model.depth=11 is too large: an mlp here has 1 to 10 hidden layers."),
     "depth of a resnet": (
         lambda: ModelSpec(name="resnet20", width=16, depth=5),
@@ -237,7 +244,14 @@ def test_recorded_epochs(epochs, record, expected):
 
 
 def test_phases_are_recorded_closely_where_they_begin():
-    assert PHASES.recorded_epochs == (*range(1, 11), *range(15, 201, 5), *range(201, 211), *range(215, 251, 5), *range(251, 261), *range(265, 501, 5))
+    assert PHASES.recorded_epochs == (
+        *range(1, 11),
+        *range(15, 201, 5),
+        *range(201, 211),
+        *range(215, 251, 5),
+        *range(251, 261),
+        *range(265, 501, 5),
+    )
 
 
 @pytest.mark.parametrize("epochs", [7, 100, 1000, 3000, 15000])

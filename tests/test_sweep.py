@@ -10,7 +10,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -173,7 +172,15 @@ def test_runs_that_stop_early_leave_their_stack_and_are_stored(tmp_path):
     assert last[0] == 40 > max(last[1:]) and last[1] != last[2]
     assert checkpoints(store) == []
     row = table.iloc[0]
-    expected = {"data": "digits", "subset": 120, "depth": 2, "activation": "relu", "switch": 2, "reduction": "sum", "optimizer_state": "kept"}
+    expected = {
+        "data": "digits",
+        "subset": 120,
+        "depth": 2,
+        "activation": "relu",
+        "switch": 2,
+        "reduction": "sum",
+        "optimizer_state": "kept",
+    }
     expected |= {"factor": 2.0, "factor_epoch": 3, "target": "features", "epochs": 40}
     assert {name: row[name] for name in expected} == expected
     run = store.load(specs[2].key)
@@ -327,9 +334,7 @@ def test_failing_stack_is_named_and_the_others_finish(empty, in_threads):
     empty.save_checkpoint(FLOAT32.checkpoint(PLAIN), {"making": np.array(json.dumps(making))})
     with pytest.raises(SweepError) as error:
         sweep([PLAIN, spec(2)], store=empty, device="cpu", jobs=1)
-    assert str(error.value) == (
-        f"Training cnn1d of width 2 ({PLAIN.key}) failed with KeyError: 'epoch'. 1 of 2 runs to train were stored."
-    )
+    assert str(error.value) == (f"Training cnn1d of width 2 ({PLAIN.key}) failed with KeyError: 'epoch'. 1 of 2 runs to train were stored.")
     assert spec(2).key in empty
 
 

@@ -40,11 +40,16 @@ def trained(specs, **kwargs):
 
 @pytest.mark.parametrize("shape", [("resnet1d", 4, None), ("resnet1d", 6, 3), ("cnn1d", 3, None), ("cnn1d", 16, None)], ids=str)
 def test_stack_equals_plain_networks_trained_apart(shape):
-    """Two epochs (64 steps, two of them on the short batch) in float64: mixed optimisers, learning rates, weight decays, seeds, label noise."""
+    """Two epochs (64 steps, two of them on the short batch) in float64: mixed optimisers, learning rates, weight decays, seeds, noise."""
     members = [
-        spec(*shape, optimizer | dict(lr=optimizer["lr"] * factor, weight_decay=decay), seed=seed, epochs=2, data=DataSpec(noise_seed=noise))
+        spec(
+            *shape, optimizer | dict(lr=optimizer["lr"] * factor, weight_decay=decay), seed=seed, epochs=2, data=DataSpec(noise_seed=noise)
+        )
         for optimizer, seed, factor, decay, noise in (
-            (SGD, 0, 1, 5e-4, 0), (ADAM, 7, 2, 0.0, 0), (SGD | dict(momentum=0.5), 3, 2, 1e-2, 5), (ADAM, 4, 1, 1e-2, 5)
+            (SGD, 0, 1, 5e-4, 0),
+            (ADAM, 7, 2, 0.0, 0),
+            (SGD | dict(momentum=0.5), 3, 2, 1e-2, 5),
+            (ADAM, 4, 1, 1e-2, 5),
         )
     ]
     trainer = trained(members, dtype="float64")
@@ -62,7 +67,9 @@ def test_stack_equals_plain_networks_trained_apart(shape):
         assert last["test_error"] == (test_logits.argmax(1) != noisy.y_test).double().mean()
         flipped = noisy.flipped
         assert last["accuracy_flipped"] == pytest.approx((logits.argmax(1) == noisy.y_noisy)[flipped].double().mean().item(), abs=1e-12)
-        assert last["accuracy_flipped_clean"] == pytest.approx((logits.argmax(1) == noisy.y_clean)[flipped].double().mean().item(), abs=1e-12)
+        assert last["accuracy_flipped_clean"] == pytest.approx(
+            (logits.argmax(1) == noisy.y_clean)[flipped].double().mean().item(), abs=1e-12
+        )
         assert last["accuracy_unflipped"] == pytest.approx((logits.argmax(1) == noisy.y_noisy)[~flipped].double().mean().item(), abs=1e-12)
         assert last["train_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, noisy.y_noisy).item(), abs=1e-10)
         weight = network.classifier.weight.detach()
@@ -105,7 +112,11 @@ RESNET20 = ModelSpec(name="resnet20", width=4)
         dict(model=TANH, switch=SwitchSpec(epoch=2)),
         dict(model=GELU, switch=SwitchSpec(epoch=1, reduction="sum", optimizer_state="reset")),
         dict(model=RELU, switch=SwitchSpec(epoch=1, reduction="sum"), intervention=InterventionSpec(epoch=2, factor=2)),
-        dict(model=RELU, switch=SwitchSpec(epoch=2, optimizer_state="reset"), intervention=InterventionSpec(epoch=3, factor=2, target="layers")),
+        dict(
+            model=RELU,
+            switch=SwitchSpec(epoch=2, optimizer_state="reset"),
+            intervention=InterventionSpec(epoch=3, factor=2, target="layers"),
+        ),
         dict(model=RESNET20, switch=SwitchSpec(epoch=2)),
     ],
     ids=["tanh", "gelu", "features scaled", "layers scaled", "resnet20"],
@@ -157,10 +168,7 @@ def test_an_intervention_scales_the_features_by_its_factor(target):
 
 def test_a_run_ends_where_its_stop_says_whoever_shares_its_stack():
     """The end is found again from the run's own record; the members end at different epochs."""
-    members = [
-        in_phases(RELU, dict(name="adam", lr=lr, weight_decay=1e-3), 60, stop=StopSpec(nc1=0.5, margin=7))
-        for lr in (1e-3, 3e-3)
-    ]
+    members = [in_phases(RELU, dict(name="adam", lr=lr, weight_decay=1e-3), 60, stop=StopSpec(nc1=0.5, margin=7)) for lr in (1e-3, 3e-3)]
     together = trained(members).results()
     ends = []
     for single, result in zip(members, together):
@@ -181,7 +189,9 @@ def test_a_diverged_run_with_a_stop_ends_at_once():
 
 
 def test_stopped_and_resumed_across_the_switch_equals_never_stopped():
-    single = in_phases(RELU, epochs=8, switch=SwitchSpec(epoch=4, optimizer_state="reset"), intervention=InterventionSpec(epoch=6, factor=2))
+    single = in_phases(
+        RELU, epochs=8, switch=SwitchSpec(epoch=4, optimizer_state="reset"), intervention=InterventionSpec(epoch=6, factor=2)
+    )
     whole = trained([single]).results()[0]
     for stop in (4, 5, 6):
         first, second = StackTrainer([single]), StackTrainer([single])
@@ -292,6 +302,7 @@ def test_tf32_is_for_training_steps_alone(dtype, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     seen = {}
     for name in ("_step", "_measure"):
+
         def spied(self, *batch, name=name, method=getattr(StackTrainer, name)):
             seen[name] = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
             return method(self, *batch)

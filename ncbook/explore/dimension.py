@@ -40,7 +40,11 @@ def dimension_explorer(runs: Sequence[Run]) -> VBox:
             + beside(
                 multiples(over_dims, "feature_dim", "dimensione d", f"{title}: errori e collasso lungo le dimensioni.", mark=(dim, title)),
                 multiples(
-                    over_epochs[over_epochs["feature_dim"] == dim], "epoch", "epoca", f"{title}: errori e collasso lungo le epoche.", log=True
+                    over_epochs[over_epochs["feature_dim"] == dim],
+                    "epoch",
+                    "epoca",
+                    f"{title}: errori e collasso lungo le epoche.",
+                    log=True,
                 ),
             )
             + numbers_table(last[last["key"] == run.spec.key].iloc[0])

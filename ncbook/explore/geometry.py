@@ -1,4 +1,4 @@
-"""The geometry of a network's class means: how near their angles are to those of a simplex, and a plane in which to look at the features."""
+"""The geometry of a network's class means: how near their angles are to those of a simplex, and a plane to look at the features in."""
 
 import base64
 import functools
@@ -96,7 +96,7 @@ def arrangement(features: np.ndarray, labels: np.ndarray, flipped: np.ndarray) -
 
 
 def _turned(first: np.ndarray) -> np.ndarray:
-    """The rotation or reflection `[2, 2]` that lays the first of two points `[2, 2]` on the positive x axis, and the second not below it."""
+    """The rotation or reflection `[2, 2]` that lays the first of two points `[2, 2]` on the positive x axis, the second not below it."""
     (x, y), second = first
     turn = np.array([[x, -y], [y, x]]) / (np.hypot(x, y) or 1)
     return turn if second @ turn[:, 1] >= 0 else turn * (1, -1)

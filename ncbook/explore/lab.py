@@ -34,7 +34,7 @@ threading.Thread(target=stop_when_told, daemon=True).start()
 from ncbook.cli import main
 main(prog_name="ncbook")
 """
-"""The command line, which takes the end of its input for Ctrl-C: so it stops when it is told to, on any system, and when the kernel ends."""
+"""The command line, which takes the end of its input for Ctrl-C: so it stops when told to, on any system, and when the kernel ends."""
 
 _PROGRESS = re.compile(r"(?:(\w+):)?\s*(\d+)%\s*\|.*\|\s*(.*)")
 

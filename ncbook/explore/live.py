@@ -132,9 +132,7 @@ def _departures(spec: RunSpec) -> dict[str, Any]:
 
 def _onsets(runs: list[Run]) -> ipywidgets.Widget:
     """The sweeps of one setting that are among the runs, and each other run alone."""
-    sweeps = {
-        name: [run for run in runs if {*_departures(run.spec)} <= {factor.column}] for name, (_, factor) in collapse.FACTORS.items()
-    }
+    sweeps = {name: [run for run in runs if {*_departures(run.spec)} <= {factor.column}] for name, (_, factor) in collapse.FACTORS.items()}
     sweeps = {name: some for name, some in sweeps.items() if any(_departures(run.spec) for run in some)}
     shown = collapse.selections({name: table(some) for name, some in sweeps.items()})
     keys = {run.spec.key for some in sweeps.values() for run in some}

@@ -1,4 +1,4 @@
-"""Small drawings written straight as SVG, in the style of `ncbook.plots`: an explorer has hundreds, and each must be small and quickly made.
+"""Small drawings written straight as SVG, in the style of `ncbook.plots`: an explorer has hundreds, each small and quickly made.
 
 Sizes are in points of the drawing, which is shown as wide as the page lets it be. Data coordinates become points through a `Plot`.
 """
@@ -88,7 +88,7 @@ class Scale:
 
 
 def scale(values: Iterable[float], log: bool = False) -> Scale:
-    """The axis for these values with some room at both ends; logarithmic where asked and all are positive, else no lower than just below 0."""
+    """The axis for these values with some room at both ends; logarithmic if asked and all are positive, else no lower than just below 0."""
     finite = [value for value in values if np.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     if log and low > 0:
@@ -121,7 +121,9 @@ class Plot:
         across, up = (self.place(xs, self.y.low)[0], self.place(self.x.low, ys)[1])
         grid = "".join(f"M{_short(x)} {_short(self.top)}V{_short(bottom)}" for x in across)
         grid += "".join(f"M{_short(self.left)} {_short(y)}H{_short(right)}" for y in up)
-        marks = "".join(f"M{_short(x)} {_short(bottom)}v{_TICK}" for x in across) + "".join(f"M{_short(self.left)} {_short(y)}h-{_TICK}" for y in up)
+        marks = "".join(f"M{_short(x)} {_short(bottom)}v{_TICK}" for x in across) + "".join(
+            f"M{_short(self.left)} {_short(y)}h-{_TICK}" for y in up
+        )
         frame = f"M{_short(self.left)} {_short(self.top)}V{_short(bottom)}H{_short(right)}"
         self.parts += [path(grid, stroke=_GRID, stroke_width="0.8"), path(frame + marks, stroke=_INK, stroke_width="0.8")]
         self.parts += [text(self.left - 6, y + 4, _tick_text(tick), "end") for tick, y in zip(ys, up)]
@@ -136,7 +138,9 @@ class Plot:
     def dots(self, xs: Sequence[float], ys: Sequence[float], color: str, size: float) -> None:
         """Round dots at data points."""
         points = np.column_stack(self.place(xs, ys))
-        self.parts.append(path(dots(points[np.isfinite(points).all(axis=1)]), stroke=color, stroke_width=f"{size:g}", stroke_linecap="round"))
+        self.parts.append(
+            path(dots(points[np.isfinite(points).all(axis=1)]), stroke=color, stroke_width=f"{size:g}", stroke_linecap="round")
+        )
 
     def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], color: str) -> None:
         """The area between two lines of data points, where both are finite, cut off at the ends of the axis."""

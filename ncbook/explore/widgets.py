@@ -20,7 +20,8 @@ from ncbook.explore.svg import svg
 _TEXT = {"svg.fonttype": "none", "svg.hashsalt": "ncbook"}
 """Letters stay letters: drawn as outlines they would be half of a page's size."""
 _LEFT_OUT = re.compile(
-    r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>| transform=\"rotate\(-0 [^)]*\)\"|;? *font-family: 'DejaVu Sans'[^;\"]*", re.DOTALL
+    r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>| transform=\"rotate\(-0 [^)]*\)\"|;? *font-family: 'DejaVu Sans'[^;\"]*",
+    re.DOTALL,
 )
 """Of matplotlib's SVG. Its style sheet would speak for the whole page."""
 _PLACES = re.compile(r' (?:d|x|y|width|height|transform)="(?!matrix)[^"]*"')

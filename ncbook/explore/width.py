@@ -42,7 +42,9 @@ def width_explorer(runs: Sequence[Run]) -> VBox:
         return (
             f"<p><strong>{title}</strong>, {number(parameters, 0)} parametri: {errors}. {_place(width, peaks.get(curve))}</p>"
             + beside(
-                multiples(along, "parameters", "parametri", f"{title}: errori e collasso lungo le larghezze; {errors}.", mark=mark, log=True),
+                multiples(
+                    along, "parameters", "parametri", f"{title}: errori e collasso lungo le larghezze; {errors}.", mark=mark, log=True
+                ),
                 multiples(mine, "epoch", "epoca", f"{title}: errori e collasso lungo le epoche; alla fine {errors}.", log=True),
             )
             + geometry_pictures(geometry(run), title, run.spec.seed)
@@ -76,7 +78,9 @@ def width_texts(runs: Sequence[Run]) -> dict[str, str]:
     shapes = [shape for run in runs if run.spec.model.width > 2 and (shape := geometry(run))]
     classes = load(runs[0].spec.data).classes
     nearest = analysis.seed_means(last, [NC2]).dropna(subset="mean").sort_values("mean")
-    named = [f"{curve_name(model, optimizer)} a W = {width}" for model, optimizer, width in zip(*(peaks[column] for column in (*CURVE, "width")))]
+    named = [
+        f"{curve_name(model, optimizer)} a W = {width}" for model, optimizer, width in zip(*(peaks[column] for column in (*CURVE, "width")))
+    ]
     ends = [with_article(percent(round(end([shape.share for shape in shapes]), 2))) for end in (min, max)] if shapes else []
     return {
         "peaks": listing(named) or "nessuna curva ne ha uno",

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ncbook.analysis import Estimate, estimate
+from ncbook.analysis import estimate
 from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import require
 from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, percent_with_interval, power, with_interval

@@ -127,7 +127,7 @@ def fn_conditions_specs(
     epochs: int,
     seeds: list[int],
 ) -> list[RunSpec]:
-    """The baseline, and departures from it in learning rate, batch size or optimiser, one at a time. The baseline's own values may be listed."""
+    """The baseline, and departures from it in learning rate, batch size or optimiser, one at a time. Its own values may be listed."""
     variants = [
         BASELINE,
         *_varied("optimizer", "lr", distinct_values("learning_rates", learning_rates)),

@@ -12,7 +12,7 @@ from ncbook.analysis import Estimate
 from ncbook.fn.experiments import THRESHOLD
 from ncbook.fn.measures import ARCHITECTURE, CONDITIONS
 from ncbook.fn.onset import groups
-from ncbook.fn.pages import MISSING, column_estimate, counted, listing, number, percent, with_interval
+from ncbook.fn.pages import MISSING, column_estimate, counted, listing, number, with_interval
 from ncbook.fn.predictor import EXTRAPOLATED, FEATURE_NORM, MEAN_ONSET, PREDICTORS, errors, predictions
 from ncbook.plots import _CYCLE, _WIDTH, STYLE
 

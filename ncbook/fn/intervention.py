@@ -25,7 +25,7 @@ def _scaling(row: dict[str, Any]) -> str:
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
     """The norm of each run over the geometric mean of that of the untouched runs, from the scaling on, while all of these were observed.
 
-    Columns: key, scaling, seed, switch, factor, epoch, ratio; least, greatest: the untouched runs' own ratios at that epoch. A record at the
+    Columns: key, scaling, seed, switch, factor, epoch, ratio; least, greatest: the untouched runs' own ratios then. A record at the
     epoch of the scaling is from before it. Norms between records are interpolated, linearly in their logarithm. Untouched runs stand there
     from the first scaling on; without any there is no row.
     """
@@ -39,7 +39,9 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
         logs = np.array([np.interp(path.epochs[inside], other.epochs, np.log(other.norm)) for other in untouched])
         shared = {name: labels[name] for name in ("key", "scaling", "seed", "switch", "factor")}
         ratios = {"ratio": np.log(path.norm[inside]), "least": logs.min(0), "greatest": logs.max(0)}
-        frames.append(pd.DataFrame({**shared, "epoch": path.epochs[inside], **{name: np.exp(log - logs.mean(0)) for name, log in ratios.items()}}))
+        frames.append(
+            pd.DataFrame({**shared, "epoch": path.epochs[inside], **{name: np.exp(log - logs.mean(0)) for name, log in ratios.items()}})
+        )
     columns = ["key", "scaling", "seed", "switch", "factor", "epoch", "ratio", "least", "greatest"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 

@@ -68,9 +68,7 @@ def trajectories(table: pd.DataFrame, metric: str = METRIC) -> Iterator[tuple[di
         switch = run["switch"].iloc[0] if "switch" in run else None
         start = 0 if pd.isna(switch) else int(switch)
         phase = run[run["epoch"] > start]
-        epochs, measured, norm, error = (
-            phase[column].to_numpy(dtype=float) for column in ("epoch", metric, "feature_norm", "train_error")
-        )
+        epochs, measured, norm, error = (phase[column].to_numpy(dtype=float) for column in ("epoch", metric, "feature_norm", "train_error"))
         finite = np.isfinite(measured) & np.isfinite(norm)
         alive = run[np.isfinite(run["feature_norm"])]
         last = (int(alive["epoch"].iloc[-1]), float(alive["train_error"].iloc[-1])) if len(alive) else (0, math.nan)

@@ -218,8 +218,8 @@ def limit_texts(runs: Sequence[Run]) -> dict[str, str]:
         "scale_limits": (
             f"The scale is not the paper's ({'; '.join(less)}): where results differ, this may be why."
             if less
-            else "As far as the paper gives them, images and switch are its own; there are no fewer seeds than it names, and runs may last as "
-            "long as its own took to collapse. What it leaves open, the length of its runs too, was chosen for this book."
+            else "As far as the paper gives them, images and switch are its own; there are no fewer seeds than it names, and runs may last "
+            "as long as its own took to collapse. What it leaves open, the length of its runs too, was chosen for this book."
         ),
     }
 

@@ -83,7 +83,9 @@ def regime_rows(onsets: pd.DataFrame) -> list[list[str]]:
     for row in regimes(onsets, [COLUMN]).to_dict("records"):
         cell = onsets[onsets[COLUMN] == row[COLUMN]]
         counts = [str(row[regime]) for regime in REGIMES]
-        rows.append([WEIGHT_DECAY.label(row[COLUMN]), *counts, row["regime"], with_interval(estimate(cell["final_train_error"]).within(0, 1), 4)])
+        rows.append(
+            [WEIGHT_DECAY.label(row[COLUMN]), *counts, row["regime"], with_interval(estimate(cell["final_train_error"]).within(0, 1), 4)]
+        )
     return rows
 
 

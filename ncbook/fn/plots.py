@@ -91,9 +91,7 @@ def trajectories(
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel in zip(axes, panels):
             several = len(panel.series) > 1
-            styles = {
-                metric: (_SOLID_FIRST[i], _SERIES[i] if several and not by else None) for i, metric in enumerate(panel.series)
-            }
+            styles = {metric: (_SOLID_FIRST[i], _SERIES[i] if several and not by else None) for i, metric in enumerate(panel.series)}
             for level in levels:
                 here = table[_has(table, panel.where | ({by: level} if by else {}))]
                 for _, run in here.groupby("key", sort=False):

@@ -60,7 +60,13 @@ def drift(evidence: Evidence) -> pd.DataFrame:
         for epoch in kept:
             those = [run for run in followed if epoch in run.states]
             seen = [(evidence.seen(run, min(run.states))[layer], evidence.seen(run, epoch)[layer]) for run in those]
-            rows.append({"metric": layer, "epoch": epoch, **estimate([float(metrics.linear_cka(*pair)) for pair in seen]).within(*bounds("biased"))._asdict()})
+            rows.append(
+                {
+                    "metric": layer,
+                    "epoch": epoch,
+                    **estimate([float(metrics.linear_cka(*pair)) for pair in seen]).within(*bounds("biased"))._asdict(),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -231,5 +237,7 @@ def scale_texts(evidence: Mapping[str, Evidence]) -> dict[str, str]:
     for experiment, those in evidence.items():
         epochs = sorted({run.spec.epochs for run in those.runs})
         seeds.append(len({run.spec.seed for run in those.runs}))
-        parts.append(f"{experiment.replace('exp', 'esperimento ')}, {len(those.runs)} reti ({listing(number(one, 0) for one in epochs)} epoche)")
+        parts.append(
+            f"{experiment.replace('exp', 'esperimento ')}, {len(those.runs)} reti ({listing(number(one, 0) for one in epochs)} epoche)"
+        )
     return {"composite_scale": "; ".join(parts), "composite_seeds": seeds_text(seeds)}

@@ -14,7 +14,7 @@ CLASSES = 10
 
 
 def offset_nc3(ratio: float) -> tuple[float, float]:
-    """NC3 of a perfect collapse whose class means share an offset of `ratio` times their centred length: the report's form, the standard one."""
+    """NC3 of a perfect collapse whose class means share an offset of `ratio` times their centred length: the report's and the standard."""
     directions = torch.from_numpy(simplex.simplex_cosines(CLASSES))
     lengths = directions.norm(dim=1, keepdim=True)
     centred = torch.cat([directions / lengths, torch.zeros(CLASSES, 1, dtype=torch.float64)], 1)
@@ -47,14 +47,18 @@ def texts() -> dict[str, str]:
         "report_below": "; ".join(number(dims[dim], 2) for dim in (2, 3, 5, 8)),
         "report_beyond": "; ".join(number(dims[dim], 2) for dim in (9, 10, 12, 16)),
         "narrow_floor": number(metrics.gram_floor(CLASSES, 2), 2),
-        "nc2_rises": str(sum(int((curve.sort_values("width")["value"].dropna().diff() > 0).sum()) for _, curve in nc2.groupby(analysis.CURVE))),
+        "nc2_rises": str(
+            sum(int((curve.sort_values("width")["value"].dropna().diff() > 0).sum()) for _, curve in nc2.groupby(analysis.CURVE))
+        ),
         "nc2_steps": str(sum(curve["value"].notna().sum() - 1 for _, curve in nc2.groupby(analysis.CURVE))),
         "report_widest_nc2": f"{number(widest.min())}–{number(widest.max())}",
         "report_peak_width": listing(sorted(set(tops.values()))),
         "report_at_peak": "; ".join(number(resnet.loc[width, optimizer]) for optimizer, width in tops.items()),
         "report_at_12": "; ".join(number(resnet.loc[12, optimizer]) for optimizer in tops),
         "outside_range": listing(
-            f"{name(row.model)} con {name(row.optimizer)} ({number(row.parameters, 0)})" for row in curves.itertuples() if row.parameters > 1e4
+            f"{name(row.model)} con {name(row.optimizer)} ({number(row.parameters, 0)})"
+            for row in curves.itertuples()
+            if row.parameters > 1e4
         ),
         "spike_large": number(spike.max()[64], 2),
         "best_critical": number(spike.min()[12], 2),

@@ -54,7 +54,9 @@ def _means(table: pd.DataFrame, **where) -> dict[str, Estimate]:
     """The estimates of the rows with these values, by their layer (first = second)."""
     for column, value in where.items():
         table = table[table[column] == value]
-    return {row["first"]: Estimate(*(row[f] for f in Estimate._fields)) for row in table.to_dict("records") if row["first"] == row["second"]}
+    return {
+        row["first"]: Estimate(*(row[f] for f in Estimate._fields)) for row in table.to_dict("records") if row["first"] == row["second"]
+    }
 
 
 def _at(table: pd.DataFrame, key: tuple | str) -> Estimate:
@@ -78,7 +80,7 @@ def beside_report(table: pd.DataFrame, report: Mapping[tuple[str, str], float]) 
 
 
 def similarity_texts(name: str, table: pd.DataFrame, seeds: int) -> dict[str, str]:
-    """How CKA goes from layer to layer (`<name>_order`, `<name>_debiased_order`), what it rests on (`<name>_pairs`), and `<name>_L0` to L2."""
+    """How CKA goes from layer to layer (`<name>_order`, `<name>_debiased_order`), what it rests on (`<name>_pairs`), `<name>_L0` to L2."""
     biased, debiased = (_means(table, kind=kind) for kind in ("biased", "debiased"))
     layers = list(STEPS["resnet1d"])
     texts = {f"{name}_{layer}": with_interval(biased[layer], 2) for layer in biased if layer != WHOLE}
@@ -111,7 +113,9 @@ def mean_chance_text(parts: Mapping[str, Estimate]) -> str:
         return MISSING
     if excess > 0.05:
         return f"le medie si somigliano più di quanto darebbero classi scambiate a caso (di {number(excess, 2)})"
-    return f"le medie non si somigliano in modo apprezzabile più di quanto darebbero classi scambiate a caso ({number(excess, 2, sign=True)})"
+    return (
+        f"le medie non si somigliano in modo apprezzabile più di quanto darebbero classi scambiate a caso ({number(excess, 2, sign=True)})"
+    )
 
 
 def part_rows(columns: Sequence[Mapping[str, Estimate]]) -> list[list[str]]:
@@ -195,7 +199,7 @@ def _still_text(step: Mapping[str, Estimate]) -> str:
 
 
 def step_rows(shares: pd.DataFrame, model: str, width: int) -> list[list[str]]:
-    """A row for each measure and layer of `model` at `width`: the layer's share of the collapse, a column for each optimiser (noisy labels)."""
+    """A row for each measure and layer of `model` at `width`: the layer's share of the collapse, by optimiser (noisy labels)."""
     mine = shares[(shares["model"] == model) & (shares["width"] == width) & (shares["labels"] == "noisy")]
     means = seed_means(mine, SHARE_MEASURES, by=["optimizer", "layer"]).set_index(["layer", "optimizer", "metric"])
 
@@ -259,7 +263,7 @@ def almost_only_texts(shares: pd.DataFrame, checks: Sequence[Check]) -> dict[str
 
 
 def readout_texts(layers: pd.DataFrame, last: pd.DataFrame) -> dict[str, str]:
-    """NC3 of the last layer, with the read-out and with the classifier, at the greatest width: `<model>_<optimizer>_readout` and `_classifier`.
+    """NC3 of the last layer, with the read-out and the classifier, at the greatest width: `<model>_<optimizer>_readout`, `_classifier`.
 
     layers: from `layer_collapse`; last: `analysis.last_epoch` of the same runs.
     """

@@ -21,7 +21,7 @@ _KINDS = {"biased": ("#0072B2", "o", "CKA"), "debiased": ("#D55E00", "s", "CKA s
 
 
 def heatmaps(matrices: Mapping[str, np.ndarray], labels: Sequence[str], rows: str, columns: str) -> Figure:
-    """Matrices of CKA side by side under their titles, each `[len(labels), len(labels)]`, two in a row; rows, columns: what the axes show."""
+    """Matrices of CKA side by side under their titles, each `[len(labels), len(labels)]`, two a row; rows, columns: what the axes show."""
     with mpl.rc_context(STYLE):
         lines = math.ceil(len(matrices) / 2)
         figure = Figure(figsize=(6.0, 0.4 + 3.1 * lines), layout="constrained")
@@ -90,7 +90,9 @@ def over_layers(means: pd.DataFrame, panels: Sequence[Panel]) -> Figure:
             (metric,) = panel.series
             for ax, model in zip(grid[row], models):
                 order = [INPUT, *STEPS[model]]
-                for (optimizer, width), line in means[(means["model"] == model) & (means["metric"] == metric)].groupby(["optimizer", "width"]):
+                for (optimizer, width), line in means[(means["model"] == model) & (means["metric"] == metric)].groupby(
+                    ["optimizer", "width"]
+                ):
                     line = line.set_index("layer").reindex(order)
                     color = COLORS.get(optimizer, "0.3")
                     ax.plot(range(len(order)), line["mean"], color=color, marker=MARKERS.get(optimizer, "D"), ls=styles[width])

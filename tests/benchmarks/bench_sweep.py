@@ -152,7 +152,11 @@ def main() -> None:
         rounds.append({"plain_seconds": one_by_one, "stacked_seconds": stacked, "ratio": one_by_one / stacked})
         if options.sweep == "mlp":
             rounds[-1]["products_seconds"] = max(future.result() for future in [worker.submit(products_epoch) for worker in workers])
-        print(f"round {number}: one by one {one_by_one:.1f} s, stacked {stacked:.1f} s per epoch of {len(specs)} networks: {one_by_one / stacked:.2f}", flush=True)
+        print(
+            f"round {number}: one by one {one_by_one:.1f} s, stacked {stacked:.1f} s per epoch of {len(specs)} networks: "
+            f"{one_by_one / stacked:.2f}",
+            flush=True,
+        )
     for worker in workers:
         worker.shutdown()
 
@@ -170,7 +174,10 @@ def main() -> None:
         "ratio_median": round(statistics.median(ratios), 2),
         "ratio_min": round(min(ratios), 2),
         "ratio_max": round(max(ratios), 2),
-        "peak_memory_mb": {"one_by_one": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "stacked": round(sum(m for _, m in ended))},
+        "peak_memory_mb": {
+            "one_by_one": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "stacked": round(sum(m for _, m in ended)),
+        },
     }
     memory = result["peak_memory_mb"]
     print(f"ratio {result['ratio_median']} (median of {len(rounds)}; {result['ratio_min']} to {result['ratio_max']})")
