@@ -198,6 +198,13 @@ def test_effects_that_multiply_do_not_add():
     assert grid.effects(cells([1.0, 4.0, 2.0, 8.0]))["cifar10"].mean == pytest.approx(3)
 
 
+def test_the_cells_say_how_long_runs_without_collapse_were_observed():
+    runs = [made_up(spec, collapses=spec.data.name == "mnist") for spec in fn_grid_specs(["cifar10", "mnist"], 4, 300, 10, 90, [0, 1, 2])]
+    rows = {row[0]: row for row in grid.cell_rows(onsets(table(runs), 0.01))}
+    assert rows["MLP on CIFAR-10"][1:4] == ["0 of 3", "> 90", "n/a"] and rows["ResNet-20 on MNIST"][1] == "3 of 3"
+    assert rows["ResNet-20 on MNIST"][4] == "5.867 (Abstract)" and rows["MLP on MNIST"][4].startswith("1.051 (implied")
+
+
 def test_a_cell_without_collapse_leaves_the_interaction_open():
     found = cells([1.0, 4.0, math.nan, 8.0])
     assert grid.interaction_text(found) == "Independence cannot be tested: no run collapsed in MLP on CIFAR-10."

@@ -6,13 +6,13 @@ import pandas as pd
 
 from ncbook.analysis import Estimate
 from ncbook.fn import paper
-from ncbook.fn.onset import summary
 from ncbook.fn.pages import (
     MISSING,
     column_estimate,
     listing,
     name,
     number,
+    onset_rows,
     p_value,
     percent,
     percent_with_interval,
@@ -30,20 +30,10 @@ def cell_name(model: str, data: str) -> str:
 
 def cell_rows(onsets: pd.DataFrame) -> list[list[str]]:
     """Rows for a `pages.numbered_table`: cell, runs that crossed, T_NC, fn*, the paper's fn*."""
-    reported = paper.grid()
-    rows = []
-    for cell in summary(onsets, ["model", "data"]).to_dict("records"):
-        theirs = reported.get((cell["model"], cell["data"]))
-        rows.append(
-            [
-                cell_name(cell["model"], cell["data"]),
-                f"{cell['runs'] - cell['censored']} of {cell['runs']}",
-                ("≥ " if cell["biased"] and cell["censored"] < cell["runs"] else "") + with_interval(column_estimate(cell, "T_NC"), 1),
-                with_interval(column_estimate(cell, "fn_star")),
-                f"{number(theirs.value)} ({theirs.place})" if theirs else "–",
-            ]
-        )
-    return rows
+    reported = {cell_name(*cell): f"{number(theirs.value)} ({theirs.place})" for cell, theirs in paper.grid().items()}
+    named = onsets.assign(cell=list(map(cell_name, onsets["model"], onsets["data"])))
+    rows = onset_rows(named, "cell")
+    return [[cell, crossed, time, norm, reported.get(cell, "–")] for cell, crossed, time, _, norm in rows]
 
 
 def effects(onsets: pd.DataFrame) -> dict[str, Estimate]:
