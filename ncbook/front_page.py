@@ -16,7 +16,7 @@ from torch import Tensor
 from ncbook import analysis
 from ncbook.data import Data
 from ncbook.fn.pages import listing, seeds_text, with_interval
-from ncbook.fn.plots import _axis, _point
+from ncbook.fn.plots import english_axis, point_tick
 from ncbook.plots import COLORS, STYLE
 from ncbook.representations import activations
 from ncbook.store import Run
@@ -92,10 +92,10 @@ def figure(means: pd.DataFrame, points: pd.DataFrame) -> Figure:
             ax.set_title(f"{letter}: $W$ = {width}", fontweight="bold")
         left, right = bottom.subplots(1, 2, sharex=True)
         _over_width(left, means, {ERROR: ("", color, "-")}, widths)
-        _axis(left, bool((means[means["metric"] == ERROR]["mean"] > 0).all()))
+        english_axis(left, bool((means[means["metric"] == ERROR]["mean"] > 0).all()))
         left.set_ylabel("test error")
         _over_width(right, means, {NOISY: ("labels trained on", "0.25", "-"), CLEAN: ("true labels", "#AA4499", (0, (4, 2)))}, widths)
-        _axis(right, False)
+        english_axis(right, False)
         right.set_ylim(bottom=0)
         right.set_ylabel("NC1")
         handles = right.get_legend_handles_labels()[0]
@@ -125,7 +125,7 @@ def _over_width(ax: Axes, means: pd.DataFrame, series: Mapping[str, tuple[str, s
         ax.fill_between(curve["width"], curve["low"], curve["high"], color=color, alpha=0.18, lw=0)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(LogLocator(2, numticks=12))
-    ax.xaxis.set_major_formatter(FuncFormatter(_point))
+    ax.xaxis.set_major_formatter(FuncFormatter(point_tick))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("width $W$")
 

@@ -179,7 +179,7 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
     n = x.shape[-2]
     if n < (least := 4 if debiased else 2):
         raise ValueError(f"{n} points are too few for {'debiased ' if debiased else ''}CKA: it needs at least {least}.")
-    x, y = _centred_unit(x), _centred_unit(y)
+    x, y = centred_unit(x), centred_unit(y)
     x_lengths, y_lengths = x.square().sum(-1), y.square().sum(-1)
 
     # n (n − 3) times the unbiased estimator, with the kernel sums written out for centred linear kernels
@@ -297,7 +297,7 @@ def _cosines(vectors: Tensor) -> Tensor:
     return unit @ unit.mT
 
 
-def _centred_unit(x: Tensor) -> Tensor:
+def centred_unit(x: Tensor) -> Tensor:
     """Columns centred, then of Frobenius norm 1; NaN where x is constant up to rounding."""
     centred = x - x.mean(-2, keepdim=True)
     length = centred.norm(dim=(-2, -1), keepdim=True)

@@ -140,7 +140,8 @@ def departures(last: pd.DataFrame, experiment: str) -> list[str]:
     return found
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """A duration in hours and minutes, or in seconds if it is shorter, which both languages write alike."""
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{number(seconds, 0)} s"
 
@@ -159,7 +160,7 @@ def scale_box(last: pd.DataFrame, runs: Sequence[Run], experiment: str) -> HTML:
         f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (semi del report: {theirs})",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precisione: " + listing(sorted({run.provenance["dtype"] for run in runs})),
-        "tempo di addestramento in tutto: " + _duration(sum(run.provenance["seconds"] for run in runs)),
+        "tempo di addestramento in tutto: " + duration_text(sum(run.provenance["seconds"] for run in runs)),
     ]
     if lost := analysis.diverged(last):
         facts.append(f"addestramenti divergenti, esclusi dalle medie: {lost}")

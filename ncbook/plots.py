@@ -34,10 +34,13 @@ STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
-_WIDTH, _PANEL_HEIGHT, _FRAME_HEIGHT = 6.0, 2.1, 1.7  # inches
+FIGURE_WIDTH, PANEL_HEIGHT, FRAME_HEIGHT = 6.0, 2.1, 1.7  # inches
 _OTHER = "#009E73"
-_SOLID_FIRST = ("-", (0, (4, 2)), ":", "-.", (0, (6, 1, 1, 1)))
-_CYCLE = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "0.2")
+
+SOLID_FIRST = ("-", (0, (4, 2)), ":", "-.", (0, (6, 1, 1, 1)))
+"""Line styles, in the order in which they are taken."""
+CYCLE = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "0.2")
+"""Okabe and Ito's colours and a grey, in the order in which they are taken."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,14 @@ def name(identifier: str) -> str:
     return NAMES.get(identifier, identifier)
 
 
-def _ordered(identifiers: Iterable[str]) -> list[str]:
+def in_order(identifiers: Iterable[str]) -> list[str]:
     """Each once: the known ones in the order of `NAMES`, then the others."""
     present = set(identifiers)
     return [known for known in NAMES if known in present] + sorted(present - set(NAMES))
 
 
-def _comma(value: float, _: int | None = None) -> str:
+def comma_tick(value: float, _: int | None = None) -> str:
+    """A number as an Italian axis shows it; for `FuncFormatter`."""
     return f"{value:g}".replace(".", ",").replace("-", "−")
 
 
@@ -84,7 +88,7 @@ def _width_axis(ax: Axes, curve: pd.DataFrame) -> None:
     top.set_xlabel("larghezza $W$")
 
 
-def _y_axis(ax: Axes, log: bool) -> None:
+def y_axis(ax: Axes, log: bool) -> None:
     """Ticks with decimal commas; a linear axis stops at 0, below which no metric lies and only a wide band would reach."""
     bottom, top = ax.get_ylim()
     if log:
@@ -95,7 +99,7 @@ def _y_axis(ax: Axes, log: bool) -> None:
     else:
         ax.set_ylim(max(bottom, -0.04 * top), top)
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(FuncFormatter(_comma))
+    ax.yaxis.set_major_formatter(FuncFormatter(comma_tick))
 
 
 def _curve(ax: Axes, curve: pd.DataFrame, optimizer: str, linestyle) -> None:
@@ -108,7 +112,7 @@ def _curve(ax: Axes, curve: pd.DataFrame, optimizer: str, linestyle) -> None:
 def _legend(figure: Figure, optimizers: Sequence[str], labels: Sequence[str], report: str | None) -> None:
     handles = [Line2D([], [], color=COLORS.get(o, _OTHER), marker=MARKERS.get(o, "D"), label=name(o)) for o in optimizers]
     if len(labels) > 1:
-        handles += [Line2D([], [], color="0.3", ls=style, label=label) for label, style in zip(labels, _SOLID_FIRST)]
+        handles += [Line2D([], [], color="0.3", ls=style, label=label) for label, style in zip(labels, SOLID_FIRST)]
     if report:
         handles.append(Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label=report))
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else len(handles), handlelength=2.4)
@@ -120,11 +124,11 @@ def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.Dat
     means: from `analysis.seed_means`; lines are means over seeds, bands their 95 % intervals where there is more than one seed.
     points: from `analysis.report_points`; drawn as hollow markers without a line, called `report` in the legend.
     """
-    models, optimizers = _ordered(means["model"]), _ordered(means["optimizer"])
+    models, optimizers = in_order(means["model"]), in_order(means["optimizer"])
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series.values() if label))
     drawn_points = False
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), len(models), sharex="col", sharey="row", squeeze=False)
         for row, panel in enumerate(panels):
             for column, model in enumerate(models):
@@ -132,7 +136,7 @@ def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.Dat
                 ax.set_xscale("log")
                 ax.xaxis.set_minor_locator(NullLocator())
                 for metric, label in panel.series.items():
-                    style = _SOLID_FIRST[labels.index(label) if label else 0]
+                    style = SOLID_FIRST[labels.index(label) if label else 0]
                     for optimizer in optimizers:
                         _curve(ax, curves[(curves["metric"] == metric) & (curves["optimizer"] == optimizer)], optimizer, style)
                         if points is not None:
@@ -146,7 +150,7 @@ def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.Dat
                 if row == len(panels) - 1:
                     ax.set_xlabel("parametri")
             grid[row][0].set_ylabel(panel.label)
-            _y_axis(grid[row][0], panel.log and bool((means[means["metric"].isin(panel.series)]["mean"] > 0).all()))
+            y_axis(grid[row][0], panel.log and bool((means[means["metric"].isin(panel.series)]["mean"] > 0).all()))
         _legend(figure, optimizers, labels, report if drawn_points else None)
     return figure
 
@@ -174,20 +178,20 @@ def curves(
     marker = "o" if means[x].nunique() <= 20 else None
     drawn_points = False
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel in zip(axes, panels):
-            rows = means[means["metric"].isin(panel.series) & _has(means, panel.where)]
+            rows = means[means["metric"].isin(panel.series) & rows_with(means, panel.where)]
             lowest = rows["mean"].min()
             for metric, label in panel.series.items():
                 for value in hues:
                     here = {"metric": metric, **panel.where} | ({} if hue is None else {hue: value})
-                    color = _CYCLE[(labels.index(label) if hue is None else hues.index(value)) % len(_CYCLE)]
-                    curve = rows[_has(rows, here)].sort_values(x).astype({x: float})
-                    ax.plot(curve[x], curve["mean"], color=color, ls=_SOLID_FIRST[labels.index(label)], marker=marker)
+                    color = CYCLE[(labels.index(label) if hue is None else hues.index(value)) % len(CYCLE)]
+                    curve = rows[rows_with(rows, here)].sort_values(x).astype({x: float})
+                    ax.plot(curve[x], curve["mean"], color=color, ls=SOLID_FIRST[labels.index(label)], marker=marker)
                     ax.fill_between(curve[x], curve["low"], curve["high"], color=color, alpha=0.18, lw=0)
                     if points is not None:
-                        theirs = points[_has(points, here)]
+                        theirs = points[rows_with(points, here)]
                         drawn_points |= not theirs.empty
                         lowest = min(lowest, theirs["value"].min()) if len(theirs) else lowest
                         ax.plot(theirs[x], theirs["value"], "o", mfc="none", mec=color if hue or len(labels) > 1 else "0.2", ms=7)
@@ -196,17 +200,17 @@ def curves(
             ax.set_ylabel(panel.label)
             if log := panel.log and bool((rows["mean"] > 0).all()):
                 ax.set_ylim(bottom=0.8 * lowest)  # cuts bands that reach towards 0
-            _y_axis(ax, log)
+            y_axis(ax, log)
         if log_x:
             axes[-1].set_xscale("log")
             axes[-1].xaxis.set_minor_formatter(LogFormatter())
-        axes[-1].xaxis.set_major_formatter(FuncFormatter(_comma))
+        axes[-1].xaxis.set_major_formatter(FuncFormatter(comma_tick))
         axes[-1].set_xlabel(x_label)
-        shades = zip(itertools.cycle(_CYCLE), hues if hue else [])
+        shades = zip(itertools.cycle(CYCLE), hues if hue else [])
         handles = [Line2D([], [], color=color, marker=marker, label=f"$W$ = {value}") for color, value in shades]
         if hue is None or len(labels) > 1:
-            colors = ["0.3"] * len(labels) if hue else _CYCLE
-            handles += [Line2D([], [], color=c, ls=s, label=label) for c, s, label in zip(colors, _SOLID_FIRST, labels) if label]
+            colors = ["0.3"] * len(labels) if hue else CYCLE
+            handles += [Line2D([], [], color=c, ls=s, label=label) for c, s, label in zip(colors, SOLID_FIRST, labels) if label]
         if mark:
             handles.append(Line2D([], [], color="0.4", ls=(0, (4, 2)), lw=1.2, label=mark[1]))
         if drawn_points:
@@ -216,7 +220,7 @@ def curves(
     return figure
 
 
-def _has(table: pd.DataFrame, values: dict[str, object]) -> pd.Series:
+def rows_with(table: pd.DataFrame, values: dict[str, object]) -> pd.Series:
     """Which rows of the table have all these values."""
     return (table[list(values)] == pd.Series(values)).all(axis=1)
 
@@ -226,9 +230,9 @@ def correlation_rows(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
 
     Filled markers are Pearson's r with its interval, hollow ones Spearman's.
     """
-    models, optimizers = _ordered(table["model"]), _ordered(table["optimizer"])
+    models, optimizers = in_order(table["model"]), in_order(table["optimizer"])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + 0.42 * len(labels)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + 0.42 * len(labels)), layout="constrained")
         grid = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False)[0]
         for ax, model in zip(grid, models):
             for side, optimizer in enumerate(optimizers):
@@ -246,7 +250,7 @@ def correlation_rows(table: pd.DataFrame, labels: dict[str, str]) -> Figure:
             ax.axvline(0, color="0.4", lw=1)
             ax.set_title(name(model), fontweight="bold")
             ax.set_xlim(-1.05, 1.05)
-            ax.xaxis.set_major_formatter(FuncFormatter(_comma))
+            ax.xaxis.set_major_formatter(FuncFormatter(comma_tick))
             ax.set_xlabel("correlazione")
         grid[0].set_yticks(range(len(labels)), list(labels.values()))
         grid[0].set_ylim(len(labels) - 0.5, -0.5)

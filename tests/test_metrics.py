@@ -479,5 +479,5 @@ def test_the_public_names():
     public = {name for name, value in vars(metrics).items() if getattr(value, "__module__", None) == metrics.__name__ and name[0] != "_"}
     assert public == {
         *("nc1", "nc1_trace_ratio", "nc2", "NC2", "nc2_weight", "nc2_gram_distance", "gram_floor", "nc3", "nc3_uncentred", "nc4"),
-        *("collapse_metrics", "collapse_from_moments", "disagreements", "feature_norm", "linear_cka"),
+        *("collapse_metrics", "collapse_from_moments", "disagreements", "feature_norm", "linear_cka", "centred_unit"),
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ncbook.analysis import Estimate, bounds
 from ncbook.explore.widgets import beside, dropdown, explorer, follow, slider
-from ncbook.metrics import _centred_unit
+from ncbook.metrics import centred_unit
 from ncbook.pages import number
 from ncbook.report.layer_pages import order_text, pairs_text
 from ncbook.representations import STEPS, WHOLE, pair_estimate, representation
@@ -69,7 +69,7 @@ def cosines(points: Sequence[Tensor], debiased: bool) -> np.ndarray:
     weights = torch.where(rows == columns, 1.0, 2.0).double().sqrt()
     vectors = torch.empty(len(points), len(rows), dtype=torch.float64)
     for vector, one in zip(vectors, points):
-        unit = _centred_unit(one.double())
+        unit = centred_unit(one.double())
         gram = unit @ unit.T
         vector[:] = (_u_centred(gram) if debiased else gram)[rows, columns] * weights
     lengths = vectors.norm(dim=1)

@@ -54,7 +54,7 @@ def selections(tables: Mapping[str, pd.DataFrame]) -> dict[str, Shown]:
     shown = {}
     for name, table in tables.items():
         title, factor = FACTORS[name]
-        levels = plots._levels(table, factor.column)
+        levels = plots.levels_of(table, factor.column)
         if len(levels) > 1:
             shown[f"{title}: all"] = Shown(table, factor.column, title, factor.label)
         for level in levels:
@@ -105,7 +105,7 @@ class _Picture:
 
     @property
     def colors(self) -> dict[Any, str]:
-        return {level: to_hex(color) for level, color in plots._level_colors(plots._levels(self.shown.table, self.shown.by)).items()}
+        return {level: to_hex(color) for level, color in plots.level_colors(plots.levels_of(self.shown.table, self.shown.by)).items()}
 
 
 def collapse(shown: Mapping[str, Shown], thresholds: Sequence[float] = THRESHOLDS, start: float = THRESHOLD) -> Widget:

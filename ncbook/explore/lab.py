@@ -16,7 +16,7 @@ import ipywidgets
 import traitlets
 import yaml
 
-from ncbook.chapters import CHAPTERS, Chapter, ChapterError, Parameter, chapter_specs, changed, check, command, default_out, parameters
+from ncbook.chapters import CHAPTERS, Chapter, ChapterError, Parameter, changed, chapter_specs, check, command, default_out, parameters
 from ncbook.compare_page import page_path
 from ncbook.executor import plan
 

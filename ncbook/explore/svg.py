@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ncbook.plots import _comma
+from ncbook.plots import comma_tick
 
 FONT = "DejaVu Sans,Verdana,sans-serif"
 """matplotlib's own font, or one as wide."""
@@ -170,4 +170,4 @@ def _dashed(dash: str) -> dict[str, str]:
 
 def _tick_text(value: float) -> str:
     """`0,05`; `10.000` rather than an exponent."""
-    return f"{value:,.0f}".replace(",", ".") if abs(value) >= 1000 else _comma(round(value, 12))
+    return f"{value:,.0f}".replace(",", ".") if abs(value) >= 1000 else comma_tick(round(value, 12))

@@ -15,7 +15,7 @@ from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import require
 from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, percent_with_interval, power, with_interval
 from ncbook.fn.paper import Reported
-from ncbook.fn.plots import _CYCLE, _axis, _finish
+from ncbook.fn.plots import CYCLE, english_axis, legend_below
 from ncbook.fn.statistics import relative_effect
 from ncbook.plots import STYLE
 
@@ -182,7 +182,7 @@ def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
         figure = Figure(figsize=(6.0, 4.6), layout="constrained")
         ax = figure.subplots()
         for label, row in zip(optimizer_name(table), table.to_dict("records")):
-            color = _CYCLE[optimizers.index(label)]
+            color = CYCLE[optimizers.index(label)]
             if math.isnan(row["fn_star"]):
                 ax.plot(row["norm_early"], 0.03, "|", color=color, ms=14, mew=2, transform=ax.get_xaxis_transform())
             else:
@@ -193,8 +193,8 @@ def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
         ax.plot(reported["terminal_norm"].value, reported["fn_star"].value, "*", color="0.15", ms=16)
         ax.set_xlabel("fn at epoch 10")
         ax.set_ylabel("fn*")
-        _axis(ax, log=bool(table["fn_star"].notna().any()))
-        handles = [Line2D([], [], ls="", marker="D", color=_CYCLE[i], label=label) for i, label in enumerate(optimizers)]
+        english_axis(ax, log=bool(table["fn_star"].notna().any()))
+        handles = [Line2D([], [], ls="", marker="D", color=CYCLE[i], label=label) for i, label in enumerate(optimizers)]
         reductions = dict.fromkeys(table["reduction"])
         handles += [Line2D([], [], ls="", marker=_MARKERS[one], color="0.4", label=f"{one} over classes") for one in reductions]
         if (table["optimizer_state"] == "reset").any():
@@ -202,5 +202,5 @@ def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:
         if table["fn_star"].isna().any():
             handles.append(Line2D([], [], ls="", marker="|", mew=2, ms=12, color="0.4", label="no collapse"))
         handles.append(Line2D([], [], ls="", marker="*", color="0.15", ms=13, label="the paper"))
-        _finish(figure, handles)
+        legend_below(figure, handles)
     return figure

@@ -14,7 +14,7 @@ from ncbook.fn.measures import ARCHITECTURE, CONDITIONS
 from ncbook.fn.onset import groups
 from ncbook.fn.pages import MISSING, column_estimate, counted, listing, number, with_interval
 from ncbook.fn.predictor import EXTRAPOLATED, FEATURE_NORM, MEAN_ONSET, PREDICTORS, errors, predictions
-from ncbook.plots import _CYCLE, _WIDTH, STYLE
+from ncbook.plots import CYCLE, FIGURE_WIDTH, STYLE
 
 PROTOCOLS = {"other runs": ("key",), "other conditions": CONDITIONS}
 """Where fn* and the lead come from, and the columns whose values the sources may not share with the run they predict.
@@ -24,7 +24,7 @@ rate, batch size or optimiser, so that a condition is predicted which nobody has
 """
 NAMES = {FEATURE_NORM: "fn crosses fn*", MEAN_ONSET: "mean onset", EXTRAPOLATED: "extrapolated NC1"}
 _COLUMNS = [*"protocol key predictor predicted error lead T_NC crossing censored last_epoch".split(), *ARCHITECTURE]
-_COLORS = dict(zip(PREDICTORS, (_CYCLE[1], _CYCLE[0], _CYCLE[2])))
+_COLORS = dict(zip(PREDICTORS, (CYCLE[1], CYCLE[0], CYCLE[2])))
 _MARKERS = dict(zip(PREDICTORS, "osD"))
 
 
@@ -45,7 +45,7 @@ def scatter(found: pd.DataFrame) -> Figure:
     """Predicted over actual T_NC: a panel for each protocol, a colour for each predictor; on the diagonal a prediction is right."""
     known = found.dropna(subset=["predicted", "T_NC"])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 4.0), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 4.0), layout="constrained")
         axes = figure.subplots(1, len(PROTOCOLS), sharex=True, sharey=True)
         low, high = (known["T_NC"].min(), known["T_NC"].max()) if len(known) else (0.0, 1.0)
         room = 0.1 * (high - low) + 1
@@ -77,7 +77,7 @@ def leads(found: pd.DataFrame, reported: float) -> Figure:
     """T_NC less the crossing of fn*, run by run: a row for each protocol; the paper's mean lead as a line."""
     rng, rows = np.random.default_rng(0), lead_table(found)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 2.6), layout="constrained")
         ax = figure.subplots()
         for place, protocol in enumerate(PROTOCOLS):
             values = rows.loc[rows["protocol"] == protocol, "lead"]

@@ -195,7 +195,7 @@ def scale_box(runs: Sequence[Run]) -> HTML:
         f"{'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)} (the paper, where it says: {paper.SEEDS} seeds)",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precision: " + listing(sorted({run.provenance["dtype"] for run in runs})),
-        "training time in all: " + pages._duration(sum(run.provenance["seconds"] for run in runs)),
+        "training time in all: " + pages.duration_text(sum(run.provenance["seconds"] for run in runs)),
     ]
     if lost := sum(not np.isfinite(run.metrics["train_loss"][-1]) for run in runs):
         facts.append(f"runs that diverged: {lost}")

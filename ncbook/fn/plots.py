@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ncbook.analysis import estimate
 from ncbook.fn.onset import METRIC
-from ncbook.plots import _CYCLE, _FRAME_HEIGHT, _PANEL_HEIGHT, _SOLID_FIRST, _WIDTH, STYLE, Panel, _has, _y_axis
+from ncbook.plots import CYCLE, FIGURE_WIDTH, FRAME_HEIGHT, PANEL_HEIGHT, SOLID_FIRST, STYLE, Panel, rows_with, y_axis
 
 NORM = Panel("feature norm fn", {"feature_norm": ""}, log=True)
 NC1 = Panel("NC1", {METRIC: ""}, log=True)
@@ -30,18 +30,20 @@ _MARK = {"color": "0.4", "lw": 1.2}
 _SWITCH, _THRESHOLD, _PAPER = (0, (4, 2)), ":", "-."
 
 
-def _point(value: float, _: int | None = None) -> str:
+def point_tick(value: float, _: int | None = None) -> str:
+    """A number as an English axis shows it; for `FuncFormatter`."""
     if 0 < value < 1e-3 and math.isclose(value, 10.0 ** (power := round(math.log10(value)))):
         return f"$10^{{{power}}}$"
     return f"{value:g}".replace("-", "−")
 
 
-def _axis(ax: Axes, log: bool) -> None:
-    _y_axis(ax, log)
-    ax.yaxis.set_major_formatter(FuncFormatter(_point))
+def english_axis(ax: Axes, log: bool) -> None:
+    """`plots.y_axis` with decimal points."""
+    y_axis(ax, log)
+    ax.yaxis.set_major_formatter(FuncFormatter(point_tick))
 
 
-def _levels(table: pd.DataFrame, column: str | None) -> list[Any]:
+def levels_of(table: pd.DataFrame, column: str | None) -> list[Any]:
     """The values of a column, sorted where they are numbers, else in the table's order; one None without a column."""
     if column is None:
         return [None]
@@ -49,15 +51,16 @@ def _levels(table: pd.DataFrame, column: str | None) -> list[Any]:
     return sorted(values) if pd.api.types.is_numeric_dtype(table[column]) else values
 
 
-def _level_colors(levels: Sequence[Any]) -> dict[Any, Any]:
+def level_colors(levels: Sequence[Any]) -> dict[Any, Any]:
     """A colour for each level: more numbers than the cycle tells apart run from dark to light in their order, and stay visible on white
     and, inverted by the style sheet, on black."""
-    if len(levels) > len(_CYCLE):
+    if len(levels) > len(CYCLE):
         return dict(zip(levels, mpl.colormaps["plasma"](np.linspace(0, 0.75, len(levels)))))
-    return dict(zip(levels, _CYCLE))
+    return dict(zip(levels, CYCLE))
 
 
-def _finish(figure: Figure, handles: Sequence[Line2D]) -> None:
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """A legend below the panels, in as many columns as fit."""
     columns = 80 // (8 + max((len(handle.get_label()) for handle in handles), default=1))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(handles))), handlelength=2.4)
@@ -83,17 +86,17 @@ def trajectories(
     """
     start = table["switch"].fillna(0).astype(int)
     table = table.assign(x=table["epoch"] - start)[table["epoch"] > start] if since_switch else table.assign(x=table["epoch"])
-    levels = _levels(table, by)
-    colors = _level_colors(levels) if by else {None: _CYCLE[1]}
+    levels = levels_of(table, by)
+    colors = level_colors(levels) if by else {None: CYCLE[1]}
     switches = [] if since_switch else sorted(set(table["switch"].dropna()))
     with mpl.rc_context(STYLE | {"lines.linewidth": 1.3}):
-        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + _PANEL_HEIGHT * len(panels)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel in zip(axes, panels):
             several = len(panel.series) > 1
-            styles = {metric: (_SOLID_FIRST[i], _SERIES[i] if several and not by else None) for i, metric in enumerate(panel.series)}
+            styles = {metric: (SOLID_FIRST[i], _SERIES[i] if several and not by else None) for i, metric in enumerate(panel.series)}
             for level in levels:
-                here = table[_has(table, panel.where | ({by: level} if by else {}))]
+                here = table[rows_with(table, panel.where | ({by: level} if by else {}))]
                 for _, run in here.groupby("key", sort=False):
                     for metric, (style, color) in styles.items():
                         ax.plot(run["x"], run[metric], color=color or colors[level], ls=style, alpha=0.85)
@@ -109,7 +112,7 @@ def trajectories(
                 texts = zip(styles.values(), panel.series.values())
                 ax.legend(handles=[Line2D([], [], color=color or "0.3", ls=style, label=text) for (style, color), text in texts])
             ax.set_ylabel(panel.label)
-            _axis(ax, panel.log and bool((table[list(panel.series)].min() > 0).all()))
+            english_axis(ax, panel.log and bool((table[list(panel.series)].min() > 0).all()))
         axes[-1].set_xlabel("epochs after the switch" if since_switch else "epoch")
         shown = {metric for panel in panels for metric in panel.series}
         handles = [Line2D([], [], color=colors[level], label=label(level)) for level in levels if by]
@@ -121,7 +124,7 @@ def trajectories(
             handles.append(Line2D([], [], ls=_PAPER, label="the paper's fn*", **_MARK))
         if onsets is not None and not onsets["censored"].all() and shown & {METRIC, "feature_norm"}:
             handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=8, label="$T_{NC}$"))
-        _finish(figure, handles)
+        legend_below(figure, handles)
     return figure
 
 
@@ -163,18 +166,18 @@ def onset_over(
     drawn hollow. band: value and interval that the paper gives for fn* at large. connected: lines between the means; not for levels
     without an order.
     """
-    levels, hues = _levels(onsets, by), _levels(onsets, hue)
+    levels, hues = levels_of(onsets, by), levels_of(onsets, hue)
     rows = onsets.assign(at=onsets[by].map({level: place for place, level in enumerate(levels)}).astype(float))
     handles, paper = [], False
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _FRAME_HEIGHT + 1.2 * _PANEL_HEIGHT * len(values)), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + 1.2 * PANEL_HEIGHT * len(values)), layout="constrained")
         axes = figure.subplots(len(values), 1, sharex=True, squeeze=False)[:, 0]
         for ax, value in zip(axes, values):
             if band and value == "fn_star":
                 ax.axhspan(band[1], band[2], color="0.5", alpha=0.2, lw=0)
                 ax.axhline(band[0], ls=_PAPER, **_MARK)
             for i, shade in enumerate(hues):
-                color, shift = _CYCLE[(i + 1) % len(_CYCLE)], 0.14 * (i - (len(hues) - 1) / 2)
+                color, shift = CYCLE[(i + 1) % len(CYCLE)], 0.14 * (i - (len(hues) - 1) / 2)
                 _means(ax, rows if hue is None else rows[rows[hue] == shade], value, color, _MARKERS[i % len(_MARKERS)], shift, connected)
                 for place, level in enumerate(levels):
                     theirs = (reported or {}).get(value, {}).get(level if hue is None else (level, shade))
@@ -185,14 +188,14 @@ def onset_over(
             ax.set_xlim(-0.5, len(levels) - 0.5)
             ax.grid(axis="x", visible=False)
             drawn = rows[value].notna().any() or value in (reported or {})
-            _axis(ax, log and bool((rows[value].dropna() > 0).all()) and drawn)
+            english_axis(ax, log and bool((rows[value].dropna() > 0).all()) and drawn)
             if rows[value].isna().all() and value == "fn_star":
                 ax.text(0.5, 0.5, "no run crossed", transform=ax.transAxes, ha="center", va="center", color="0.35")
         axes[-1].set_xticks(range(len(levels)), [label(level) for level in levels])
         axes[-1].set_xlabel(x_label)
         if hue:
             handles += [
-                Line2D([], [], color=_CYCLE[(i + 1) % len(_CYCLE)], marker=_MARKERS[i % len(_MARKERS)], label=hue_label(shade))
+                Line2D([], [], color=CYCLE[(i + 1) % len(CYCLE)], marker=_MARKERS[i % len(_MARKERS)], label=hue_label(shade))
                 for i, shade in enumerate(hues)
             ]
         if onsets["censored"].any() and {"T_NC", "since_switch"} & {*values}:
@@ -201,7 +204,7 @@ def onset_over(
             handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=9, label="the paper"))
         if band and "fn_star" in values:
             handles.append(Line2D([], [], ls=_PAPER, label="the paper's mean and interval", **_MARK))
-        _finish(figure, handles)
+        legend_below(figure, handles)
     return figure
 
 

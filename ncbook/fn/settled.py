@@ -16,7 +16,7 @@ from ncbook.fn.experiments import BASELINE, THRESHOLD
 from ncbook.fn.onset import FITTED, onsets, trajectories
 from ncbook.fn.pages import MISSING, counted, listing, number, percent, percent_with_interval, power, with_interval
 from ncbook.fn.statistics import relative_effect
-from ncbook.plots import _CYCLE, _WIDTH, STYLE, Panel
+from ncbook.plots import CYCLE, FIGURE_WIDTH, STYLE, Panel
 
 TAIL = 50
 """Epochs at the end of a run over which its drift is taken."""
@@ -125,11 +125,11 @@ def over_weight_decay(ends: pd.DataFrame) -> Figure:
     """The predicted equilibrium over the weight decay, with each run's final norm and its fn*."""
     line, runs = curve(ends), ends[ends["weight_decay"] > 0]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
         ax.plot(line["weight_decay"], line["predicted"], color="0.3")
-        ax.plot(runs["weight_decay"], runs["final"], "o", color=_CYCLE[1], ms=7)
-        ax.plot(runs["weight_decay"], runs["fn_star"], "D", mfc="none", mec=_CYCLE[5], ms=8, mew=1.5)
+        ax.plot(runs["weight_decay"], runs["final"], "o", color=CYCLE[1], ms=7)
+        ax.plot(runs["weight_decay"], runs["fn_star"], "D", mfc="none", mec=CYCLE[5], ms=8, mew=1.5)
         chosen = runs[runs["reference"]]
         ax.plot(chosen["weight_decay"], chosen["final"], "o", mfc="none", mec="0.2", ms=12)
         ax.set_xscale("log")
@@ -140,8 +140,8 @@ def over_weight_decay(ends: pd.DataFrame) -> Figure:
         ax.set_ylabel("feature norm fn")
         handles = [
             Line2D([], [], color="0.3", label="equilibrium, predicted"),
-            Line2D([], [], ls="", marker="o", color=_CYCLE[1], ms=7, label="at the end of the run"),
-            Line2D([], [], ls="", marker="D", mfc="none", mec=_CYCLE[5], ms=8, mew=1.5, label="fn*, at $T_{NC}$"),
+            Line2D([], [], ls="", marker="o", color=CYCLE[1], ms=7, label="at the end of the run"),
+            Line2D([], [], ls="", marker="D", mfc="none", mec=CYCLE[5], ms=8, mew=1.5, label="fn*, at $T_{NC}$"),
             Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=12, label="gives the gain"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -151,9 +151,9 @@ def over_weight_decay(ends: pd.DataFrame) -> Figure:
 def over_levels(found: pd.DataFrame, ends: pd.DataFrame) -> Figure:
     """fn at each level of NC1, over the run's final norm: a line for each run, a colour for each setting, as it has among all `ends`."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+        figure = Figure(figsize=(FIGURE_WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
-        colors = {setting: _CYCLE[i % len(_CYCLE)] for i, setting in enumerate(ends["setting"].unique())}
+        colors = {setting: CYCLE[i % len(CYCLE)] for i, setting in enumerate(ends["setting"].unique())}
         for (setting, _), run in found.groupby(["setting", "key"], sort=False):
             ax.plot(run["level"], run["share"], "o-", color=colors[setting])
         ax.axvline(THRESHOLD, color="0.4", lw=1.2, ls=":")

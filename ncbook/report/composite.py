@@ -18,7 +18,7 @@ from ncbook import analysis, metrics
 from ncbook.analysis import Estimate, bounds, estimate
 from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
-from ncbook.plots import NAMES, STYLE, Panel, _comma, _y_axis
+from ncbook.plots import NAMES, STYLE, Panel, comma_tick, y_axis
 from ncbook.provenance import drawn
 from ncbook.report.layer_plots import heatmap
 from ncbook.representations import cka_matrix, pair_estimate
@@ -142,8 +142,8 @@ def _finish(ax: Axes, x_label: str, *, log_x: bool = False, log_y: bool = False)
     if log_x:
         ax.set_xscale("log")
     else:
-        ax.xaxis.set_major_formatter(FuncFormatter(_comma))
-    _y_axis(ax, log_y)
+        ax.xaxis.set_major_formatter(FuncFormatter(comma_tick))
+    y_axis(ax, log_y)
     ax.set_xlabel(x_label)
 
 
@@ -217,7 +217,7 @@ def _bars(ax: Axes, evidence: Evidence) -> None:
         _hollow(ax, place, theirs[layer], "black")
     ax.set_xticks(range(len(LAYERS)), LAYERS)
     ax.set_ylim(0, 1.05)
-    ax.yaxis.set_major_formatter(FuncFormatter(_comma))
+    ax.yaxis.set_major_formatter(FuncFormatter(comma_tick))
     ax.set_axisbelow(True)
     ax.set_xlabel("strato")
 

@@ -80,9 +80,9 @@ def over_layers(means: pd.DataFrame, panels: Sequence[Panel]) -> Figure:
     means: from `analysis.seed_means` with layer and width among its columns; a panel draws the one metric of its series,
     on an axis that ends near the means: a band may go beyond it.
     """
-    models, optimizers = plots._ordered(means["model"]), plots._ordered(means["optimizer"])
+    models, optimizers = plots.in_order(means["model"]), plots.in_order(means["optimizer"])
     widths = sorted(means["width"].unique())
-    styles = dict(zip(reversed(widths), itertools.cycle(plots._SOLID_FIRST)))
+    styles = dict(zip(reversed(widths), itertools.cycle(plots.SOLID_FIRST)))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 1.7 + 2.1 * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), len(models), sharex="col", sharey="row", squeeze=False)
@@ -104,7 +104,7 @@ def over_layers(means: pd.DataFrame, panels: Sequence[Panel]) -> Figure:
             drawn = means[means["metric"] == metric]["mean"]
             log = panel.log and bool((drawn > 0).all())
             grid[row][0].set_ylim(drawn.min() / 1.5 if log else 0, drawn.max() * (1.5 if log else 1.1))
-            plots._y_axis(grid[row][0], log)
+            plots.y_axis(grid[row][0], log)
         handles = [Line2D([], [], color=COLORS.get(o, "0.3"), marker=MARKERS.get(o, "D"), label=name(o)) for o in optimizers]
         handles += [Line2D([], [], color="0.3", ls=styles[width], label=f"$W$ = {width}") for width in widths]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=2.6)
@@ -116,7 +116,7 @@ def share_rows(means: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
 
     means: from `analysis.seed_means` of `collapse_shares`, last layers only; labels: measure -> its name. Filled, grey and hollow marks.
     """
-    models = plots._ordered(means["model"])
+    models = plots.in_order(means["model"])
     rows = list(means[["width", "optimizer"]].drop_duplicates().sort_values(["width", "optimizer"]).itertuples(index=False, name=None))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 1.8 + 0.55 * len(rows)), layout="constrained")
@@ -131,7 +131,7 @@ def share_rows(means: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             ax.axvline(0.5, color="0.4", lw=1, ls=(0, (4, 2)))
             ax.set_title(name(model), fontweight="bold")
             ax.set_xlabel("quota")
-            ax.xaxis.set_major_formatter(FuncFormatter(plots._comma))
+            ax.xaxis.set_major_formatter(FuncFormatter(plots.comma_tick))
         low, high = grid[0].get_xlim()
         grid[0].set_xlim(min(low, -0.03), max(high, 1.03))
         grid[0].set_yticks(range(len(rows)), [f"{name(optimizer)}, {width}" for width, optimizer in rows])
