@@ -136,5 +136,5 @@ def test_performance_page_shows_the_measured_numbers(look) -> None:
         for number in (f"{measured['stacked_seconds']:.1f}" for measured in bench["rounds"]):
             assert number in prose
     limited = saved["mlp_second"]
-    assert f"nothing else it would be {limited['limit_median']:.2f}" in prose
+    assert f"matrix products alone it would be {limited['limit_median']:.2f}" in prose
     assert all(f"{measured['products_seconds']:.1f}" in prose for measured in limited["rounds"])
