@@ -23,6 +23,8 @@ RECORDS = ("log", "dense", "phases")
 REDUCTIONS = ("mean", "sum")
 OPTIMIZER_STATES = ("kept", "reset")
 TARGETS = ("features", "layers")
+LARGEST = 2**31 - 1
+"""The greatest whole number a spec may hold: what every library below takes as a seed or a size."""
 
 
 class SpecError(ValueError):
@@ -39,6 +41,8 @@ def _integer(name: str, value: Any, least: int) -> None:
         raise SpecError(f"{name}={value!r} is not a whole number.")
     if value < least:
         raise SpecError(f"{name}={value} is too small: it must be at least {least}.")
+    if value > LARGEST:
+        raise SpecError(f"{name}={value} is too large: it must be at most {LARGEST:,}.")
 
 
 def _number(name: str, value: Any, least: float, below: float = math.inf, open_left: bool = False) -> None:

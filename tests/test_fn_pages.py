@@ -80,6 +80,8 @@ def test_a_run_whose_features_became_one_point_is_not_said_to_have_stayed_above(
     )
     assert pages.censored_text(short[2:], 0.01).endswith("in the only run, until all its features had become one point at epoch 40")
     assert pages.onset_rows(short, "group")[1][2] == "one point at 40"
+    (mixed,) = pages.onset_rows(short[1:].assign(group="a"), "group")
+    assert mixed[:4] == ["a", "0 of 2", "> 90, one point at 40", "n/a"]
 
 
 def test_a_run_that_stopped_at_its_own_threshold_is_not_said_to_be_at_one_point_below_it():

@@ -85,6 +85,11 @@ REFUSED = {
         lambda: OptimizerSpec(name="sgd", lr=1, schedule="step"),
         "optimizer.schedule='step' is unknown: choose one of constant, cosine.",
     ),
+    "seed beyond a library's integers": (lambda: run(seed=2**31), "seed=2147483648 is too large: it must be at most 2,147,483,647."),
+    "width of 400 digits": (
+        lambda: ModelSpec(name="cnn1d", width=10**399),
+        f"model.width={10**399} is too large: it must be at most 2,147,483,647.",
+    ),
     "epochs of 0": (lambda: run(epochs=0), "epochs=0 is too small: it must be at least 1."),
     "negative seed": (lambda: run(seed=-1), "seed=-1 is too small: it must be at least 0."),
     "batch of 1": (lambda: run(batch_size=1), "batch_size=1 is too small: it must be at least 2."),

@@ -121,9 +121,8 @@ class Plot:
         across, up = (self.place(xs, self.y.low)[0], self.place(self.x.low, ys)[1])
         grid = "".join(f"M{_short(x)} {_short(self.top)}V{_short(bottom)}" for x in across)
         grid += "".join(f"M{_short(self.left)} {_short(y)}H{_short(right)}" for y in up)
-        marks = "".join(f"M{_short(x)} {_short(bottom)}v{_TICK}" for x in across) + "".join(
-            f"M{_short(self.left)} {_short(y)}h-{_TICK}" for y in up
-        )
+        marks = "".join(f"M{_short(x)} {_short(bottom)}v{_TICK}" for x in across)
+        marks += "".join(f"M{_short(self.left)} {_short(y)}h-{_TICK}" for y in up)
         frame = f"M{_short(self.left)} {_short(self.top)}V{_short(bottom)}H{_short(right)}"
         self.parts += [path(grid, stroke=_GRID, stroke_width="0.8"), path(frame + marks, stroke=_INK, stroke_width="0.8")]
         self.parts += [text(self.left - 6, y + 4, _tick_text(tick), "end") for tick, y in zip(ys, up)]

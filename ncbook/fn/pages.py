@@ -140,7 +140,7 @@ def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str)
     """Rows for a `pages.numbered_table`: level of `by`, runs that crossed, T_NC, epochs since the switch, fn*.
 
     Estimates are over the runs that crossed. Where others did not, times say ≥: the onset of those is later than anything in the mean.
-    Where none did, T_NC says > and when they were last observed, or, if that ended them all, when their features became one point.
+    Where none did, T_NC says > and when they were last observed, and when the features of those that this ended became one point.
     """
     rows = []
     for row in summary(onsets, [by]).to_dict("records"):
@@ -148,7 +148,8 @@ def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str)
         later = "≥ " if row["biased"] else ""
         times = [later + with_interval(estimate(cell[column]).within(0), 1) for column in ("T_NC", "since_switch")]
         if row["censored"] == row["runs"]:
-            times = [("one point at " if cell["one_point"].all() else "> ") + span(cell["last_epoch"]), MISSING]
+            ends = [("> ", cell[~cell["one_point"]]), ("one point at ", cell[cell["one_point"]])]
+            times = [", ".join(words + span(runs["last_epoch"]) for words, runs in ends if len(runs)), MISSING]
         crossed = f"{row['runs'] - row['censored']} of {row['runs']}"
         rows.append([label(row[by]), crossed, *times, with_interval(column_estimate(row, "fn_star"))])
     return rows
