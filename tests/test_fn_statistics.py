@@ -1,5 +1,6 @@
 """Statistics of part two over groups of runs: against scipy, published numbers, and coverage in simulations with a fixed seed."""
 
+import itertools
 import math
 
 import numpy as np
@@ -184,6 +185,27 @@ def test_the_shape_of_a_curve(logs, shape, least):
     found = statistics.shape_over(conditions(logs, logs), "lr")
     assert (found.shape, found.least, found.least_share) == (shape, least, 1.0)
     assert bool(found.rises) == (shape != "falling") and bool(found.falls) == (shape != "rising")
+
+
+def test_pairs_of_levels_are_those_of_an_independent_implementation_of_tukeys_test():
+    rng = np.random.default_rng(3)
+    sizes, means = (3, 5, 4, 2), (0.0, 0.35, 0.3, 0.9)
+    logs = [mean + 0.15 * rng.standard_normal(size) for mean, size in zip(means, sizes)]
+    rows = [(level, math.exp(value), False) for level, values in enumerate(logs) for value in values]
+    found = statistics.shape_over(pd.DataFrame(rows, columns=["lr", "since_switch", "censored"]), "lr")
+    low = stats.tukey_hsd(*logs).confidence_interval(0.95).low
+    pairs = list(itertools.combinations(range(4), 2))
+    assert found.rises == tuple((i, j) for i, j in pairs if low[j, i] > 0) and 0 < len(found.rises) < len(pairs)
+    assert found.undecided == tuple(pair for pair in pairs if pair not in found.rises)
+
+
+def test_levels_without_a_time_lend_the_others_no_certainty():
+    table = conditions([0.0, 0.25], [0, 0], noise=0.1)
+    observed = table[table["lr"] == 0].assign(lr=9, since_switch=1000.0, censored=True)
+    found = statistics.shape_over(pd.concat([table, observed]), "lr")
+    assert set(found.rises) == {(0, 9), (1, 9)} and found.undecided == ((0, 1),) and found.censored == (9,)
+    alone = statistics.shape_over(pd.concat([observed, observed.assign(lr=10, since_switch=2000.0)]), "lr")
+    assert alone.shape == "undecided"
 
 
 def test_a_bend_within_the_scatter_is_undecided_and_its_least_level_uncertain():

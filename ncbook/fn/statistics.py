@@ -5,6 +5,7 @@ result. Where a group has fewer than two values the interval is NaN, as in `anal
 Where an `Estimate` is not of a mean, its field `mean` holds the value.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ class Curve(NamedTuple):
     rises: tuple[tuple[Any, Any], ...]
     """Pairs of levels, lower first, between which it rises beyond the simultaneous intervals."""
     falls: tuple[tuple[Any, Any], ...]
+    undecided: tuple[tuple[Any, Any], ...]
+    """The other pairs, among them those with a level of one run."""
     least: Any
     """The level with the least mean."""
     least_share: float
@@ -280,32 +283,40 @@ def _sampled(values: np.ndarray, n: int) -> Estimate:
     return Estimate(float(values[0]), float(low), float(high), n)
 
 
+def _simultaneous_error(samples: Sequence[np.ndarray], levels: int) -> float:
+    """Half of Tukey's interval for a pair out of so many levels, but for √(1/n₁ + 1/n₂); infinite without scatter to estimate it from."""
+    freedom = sum(len(sample) - 1 for sample in samples)
+    if not freedom:
+        return math.inf
+    variance = sum(sample.var(ddof=1) * (len(sample) - 1) for sample in samples) / freedom
+    return float(stats.studentized_range.ppf(0.95, levels, freedom) * math.sqrt(variance / 2))
+
+
 def shape_over(onsets: pd.DataFrame, factor: str, value: str = "since_switch") -> Curve:
     """Whether `value` rises, falls or does both over the sorted levels of `factor`, and where it is least.
 
-    Every pair of levels is compared in logs by Tukey's honestly significant difference (simultaneous 95 % intervals; equal relative
-    scatter is assumed). A pair that rises and a pair that falls make the curve "non-monotonic", only the one kind "rising" or "falling",
-    none "undecided". Levels with one run enter `least`, not the pairs. The bootstrap draws seeds within each level, with a fixed seed.
+    Every pair of levels is compared in logs by the honestly significant difference of Tukey and Kramer: simultaneous 95 % intervals, the
+    relative scatter taken to be equal and estimated from the levels at which every run crossed, since that of the quick ones of a level,
+    or of times for which runs were observed, is too small. A pair that rises and a pair that falls make the curve "non-monotonic", only
+    the one kind "rising" or "falling", none "undecided". The bootstrap draws seeds within each level, with a fixed seed.
     Raises `ValueError` for fewer than two levels with a value, and for values that are not positive.
     """
     require(onsets, [factor, value, "censored"])
     samples = {level: logs for level, runs in onsets.groupby(factor) if len(logs := np.log(_positive(runs[value])))}
     if len(samples) < 2:
         raise ValueError(f"{value} is known at {len(samples)} level of {factor}: a shape needs at least two.")
-    several = [level for level, logs in samples.items() if len(logs) >= 2]
-    rises, falls = [], []
-    if len(several) >= 2:
-        interval = stats.tukey_hsd(*(samples[level] for level in several)).confidence_interval(0.95)
-        for i, lower in enumerate(several):
-            for j, upper in enumerate(several[i + 1 :], i + 1):
-                if interval.low[j, i] > 0:
-                    rises.append((lower, upper))
-                elif interval.high[j, i] < 0:
-                    falls.append((lower, upper))
+    censored = tuple(level for level, runs in onsets.groupby(factor) if runs["censored"].any())
+    several = {level for level, logs in samples.items() if len(logs) >= 2}
+    error = _simultaneous_error([samples[level] for level in several.difference(censored)], len(several))
+    rises, falls, undecided = [], [], []
+    for pair in itertools.combinations(samples, 2):
+        lower, upper = (samples[level] for level in pair)
+        half = error * math.sqrt(1 / len(lower) + 1 / len(upper)) if several.issuperset(pair) else math.inf
+        moved = upper.mean() - lower.mean()
+        (rises if moved > half else falls if moved < -half else undecided).append(pair)
     shape = NON_MONOTONIC if rises and falls else RISING if rises else FALLING if falls else UNDECIDED
     rng = np.random.default_rng(0)
     drawn = [np.exp(logs)[rng.integers(len(logs), size=(_RESAMPLES, len(logs)))].mean(axis=1) for logs in samples.values()]
     least = int(np.argmin([np.exp(logs).mean() for logs in samples.values()]))
     share = float((np.argmin(drawn, axis=0) == least).mean())
-    censored = tuple(level for level, runs in onsets.groupby(factor) if runs["censored"].any())
-    return Curve(shape, tuple(rises), tuple(falls), list(samples)[least], share, censored)
+    return Curve(shape, tuple(rises), tuple(falls), tuple(undecided), list(samples)[least], share, censored)
