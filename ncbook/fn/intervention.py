@@ -1,16 +1,33 @@
 """Scaled features and what becomes of them: labels, table rows and sentences of the chapter on interventions."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ncbook.analysis import estimate
+from ncbook.analysis import Estimate, estimate
 from ncbook.fn.onset import trajectories
-from ncbook.fn.pages import MISSING, column_estimate, counted, listing, number, p_value, with_interval
-from ncbook.fn.statistics import intervention_effects
+from ncbook.fn.pages import MISSING, column_estimate, counted, listing, number, p_value, percent_with_interval, with_interval
+from ncbook.fn.statistics import intervention_effects, relative_effect
 
 UNTOUCHED = "untouched"
+
+
+def norm_shifts(onsets: pd.DataFrame) -> dict[str, Estimate]:
+    """By how much fn* of scaled runs differs, relatively: from that of the untouched ones, and from that under another factor.
+
+    The keys: `features × 0.5 at epoch 80`, `features × 2 v × 0.5 at epoch 80`. A run that collapsed before it was scaled does not count.
+    """
+    untouched = onsets.loc[onsets["factor"].isna(), "fn_star"]
+    scaled = onsets[onsets["factor"].notna() & ~(onsets["T_NC"] <= onsets["factor_epoch"].astype(float))]
+    found, both = {}, {}
+    for (target, epoch), runs in scaled.groupby(["target", "factor_epoch"]):
+        norms = {factor: own["fn_star"] for factor, own in runs.groupby("factor")}
+        found |= {f"{target} × {factor:g} at epoch {epoch}": relative_effect(own, untouched) for factor, own in norms.items()}
+        for (less, lower), (more, upper) in itertools.combinations(norms.items(), 2):
+            both[f"{target} × {more:g} v × {less:g} at epoch {epoch}"] = relative_effect(upper, lower)
+    return found | both
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -88,6 +105,9 @@ def _verdicts(onsets: pd.DataFrame, margin: float) -> str:
     text = f"The untouched runs have fn* {with_interval(estimate(untouched).within(0))}; the margin is {number(found['margin'].iloc[0])}."
     for verdict, scalings in found.groupby("verdict", sort=False):
         text += f" {str(verdict).capitalize()}: {listing(map(_scaling, scalings.to_dict('records')))}."
+    between = [f"{case}, {percent_with_interval(shift, sign=True)}" for case, shift in norm_shifts(onsets).items() if " v " in case]
+    if between:
+        text += f" One scaling against the other, relatively: {'; '.join(between)}."
     if late := int(found["too_late"].sum()):
         text += f" {counted(late, 'run')} had collapsed before the scaling and {'says' if late == 1 else 'say'} nothing about it."
     return text
@@ -103,7 +123,7 @@ def _returns(returned: pd.DataFrame) -> str:
         time = f"after {epochs} {'epoch' if epochs == '1' else 'epochs'}" if epochs else "in no run"
         missing = f" ({counted(len(runs) - len(known), 'run')} never)" if 0 < len(known) < len(runs) else ""
         parts.append(f"{scaling}: {time}{missing}, the last ratio {_span(runs['last'], 2)}")
-    return f"The norm was first among those of the untouched runs again, or past them: {'; '.join(parts)}."
+    return f"The norm came back into the range of the untouched runs, or passed through it: {'; '.join(parts)}."
 
 
 def _span(values: pd.Series, digits: int = 0) -> str:

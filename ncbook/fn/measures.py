@@ -2,8 +2,8 @@
 
 Runs under an intervention count only in `intervention_shift`. T_NC is the first crossing of NC1 below `THRESHOLD` unless said, fn* the
 feature norm there, and times are counted from the switch. A run that never crossed has no fn*; where times are compared it counts with the
-time for which it was observed. All runs of a chapter being observed for equally long, that understates a difference and keeps its sign.
-One whose features became one point ends then, cannot collapse, and has no time.
+time for which it was observed, and as its own is longer, the interval has no end on that side. One whose features became one point ends
+then, cannot collapse, and has no time.
 """
 
 import functools
@@ -19,14 +19,14 @@ from scipy import stats
 from ncbook.analysis import Estimate, estimate
 from ncbook.evidence import Evidence
 from ncbook.fn import predictor
-from ncbook.fn.experiments import THRESHOLD
-from ncbook.fn.onset import COLLAPSE, Trajectory, classify, groups, onsets, trajectories
+from ncbook.fn.experiments import MARGIN, THRESHOLD
+from ncbook.fn.intervention import norm_shifts
+from ncbook.fn.onset import COLLAPSE, classify, groups, onsets, trajectories
 from ncbook.fn.pages import name, power
 from ncbook.fn.statistics import (
     coefficient_of_variation,
     difference,
     interaction,
-    intervention_effects,
     relative_effect,
     shape_over,
     spread_over_conditions,
@@ -111,7 +111,8 @@ def relative(
     """`value` at the first level of `column` in each pair over that at the second, less 1.
 
     base_threshold: that of the second level's T_NC; None: the same as the first's. Without a value where neither level has a run that
-    crosses, unless `value` is final_norm.
+    crosses, unless `value` is final_norm. Of since_switch the interval has no upper end where a run of the first level may cross later,
+    no lower one where one of the second may.
     """
     cases = {}
     for threshold, (level, base) in itertools.product(thresholds, pairs):
@@ -120,32 +121,42 @@ def relative(
             label += f", NC1 < {threshold:g}" + (f" v {base_threshold:g}" if base_threshold else "")
         left = _where(_onsets(evidence, threshold), {column: level})
         right = _where(_onsets(evidence, base_threshold or threshold), {column: base})
-        waiting = left["censored"].all() and right["censored"].all() and value != "final_norm"
-        cases[label] = _NOTHING if waiting else relative_effect(left[value], right[value])
+        if left["censored"].all() and right["censored"].all() and value != "final_norm":
+            cases[label] = _NOTHING
+            continue
+        mean, low, high, n = relative_effect(left[value], right[value])
+        later, base_later = (value == "since_switch" and _waiting(side).any() for side in (left, right))
+        cases[label] = Estimate(mean, -1 if base_later else low, math.inf if later else high, n)
     return cases
 
 
 @measure()
-def relative_size(evidence: Evidence, value: str, column: str, pairs: Sequence[Sequence[Any]]) -> Cases:
-    """As `relative`, but how large the effect is, whichever sign it has: of a negative one the opposite."""
+def relative_size(evidence: Evidence, value: str, column: str, pairs: Sequence[Sequence[Any]], settled: float = math.inf) -> Cases:
+    """As `relative`, but how large the effect is, whichever sign it has: of a negative one the opposite.
+
+    settled: the most by which the norm of both levels may change over the last `MARGIN` epochs, relatively, as far as their intervals
+    tell; without a value where it may change by more.
+    """
     found = relative(evidence, value, column, pairs)
-    return {case: Estimate(-one.mean, -one.high, -one.low, one.n) if one.mean < 0 else one for case, one in found.items()}
+    drifts = norm_change(evidence, column, since=-MARGIN) if settled < math.inf else {}
+    moving = {level for level, drift in drifts.items() if not max(-drift.low, drift.high) < settled}
+    sizes = {case: Estimate(-one.mean, -one.high, -one.low, one.n) if one.mean < 0 else one for case, one in found.items()}
+    return {case: size if moving.isdisjoint(case.split(" v ")) else _NOTHING for case, size in sizes.items()}
 
 
 @measure(low=0, unit="runs")
-def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE, collapsing: str | None = None) -> Cases:
+def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Cases:
     """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set, or of other groups.
 
-    collapsing: as in `at_onset`.
+    Over the conditions under which every run collapses.
     """
     cases, table = {}, _onsets(evidence)
-    if collapsing:
-        table = _collapsing(table, [collapsing])
+    norms = table["fn_star"].where(table.index.isin(_collapsing(table, [*ARCHITECTURE, *CONDITIONS]).index))
     varied = [column for column in by if column in ("data", "model") or table[column].nunique() > 1]
     for group, runs in table.groupby(list(by), dropna=False):
         levels = [(column, level) for column, level in zip(by, group) if column in varied and not pd.isna(level)]
-        cases[" ".join(_level(*one) for one in levels)] = coefficient_of_variation(runs["fn_star"])
-    return cases or {"all runs": _NOTHING}
+        cases[" ".join(_level(*one) for one in levels)] = coefficient_of_variation(norms[runs.index])
+    return cases
 
 
 @measure(low=0, unit="conditions")
@@ -181,30 +192,37 @@ def grid_interaction(evidence: Evidence, scale: str) -> Cases:
 
 @measure(low=0)
 def turns(evidence: Evidence, column: str, thresholds: Sequence[float]) -> Cases:
-    """The fewer of the pairs of sorted levels of `column` between which T_NC rises and of those between which it falls.
+    """The fewer of the pairs of levels of `column` between which T_NC rises and of those between which it falls.
 
-    Both beyond simultaneous intervals; 0 where it only rises or only falls, no value where it does neither.
+    Beyond simultaneous intervals; the interval reaches to how many there could be, were the undecided pairs to rise and fall as it suits.
     """
     cases = {}
     for threshold in thresholds:
-        runs = _onsets(evidence, threshold)
-        levels = runs.dropna(subset="since_switch")[column].nunique()
-        curve = shape_over(runs, column) if levels > 1 else None
-        case = f"NC1 < {threshold:g}"
-        if curve and (curve.rises or curve.falls):
-            count = float(min(len(curve.rises), len(curve.falls)))
-            cases[case] = Estimate(count, count, count, int(runs.groupby(column).size().min()))
-        else:
-            cases[case] = _NOTHING
+        runs, case = _onsets(evidence, threshold), f"NC1 < {threshold:g}"
+        cases[case] = _NOTHING
+        if runs.dropna(subset="since_switch")[column].nunique() > 1:
+            curve = shape_over(runs, column)
+            rises, falls, others = len(curve.rises), len(curve.falls), len(curve.undecided)
+            possible = min(rises + others, falls + others, (rises + falls + others) // 2)
+            sure = min(rises, falls)
+            cases[case] = Estimate(sure, sure, possible, int(runs.groupby(column).size().min()))
     return cases
 
 
 @measure(low=0, high=1)
 def collapsed(evidence: Evidence, column: str, levels: Sequence[Any]) -> Cases:
-    """The share of runs at each level that fit their training labels and collapse."""
+    """The share of runs at each level that fit their training labels and collapse; intervals after Clopper and Pearson."""
     runs = _onsets(evidence)
-    hits = (classify(runs) == COLLAPSE).astype(float)
-    return {_level(column, level): estimate(hits[_where(runs, {column: level}).index]) for level in levels}
+    hits = classify(runs) == COLLAPSE
+    return {_level(column, level): _share(hits[_where(runs, {column: level}).index]) for level in levels}
+
+
+def _share(hits: pd.Series) -> Estimate:
+    """How often it is true, with the interval of Clopper and Pearson."""
+    if hits.empty:
+        return _NOTHING
+    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci()
+    return Estimate(float(hits.mean()), interval.low, interval.high, len(hits))
 
 
 @measure(low=0)
@@ -218,19 +236,10 @@ def onset_range(evidence: Evidence, column: str) -> Cases:
     return {label: difference(crossing[ordered[-1]], crossing[ordered[0]])}
 
 
-@measure()
-def intervention_shift(evidence: Evidence, margin: float) -> Cases:
-    """fn* of the scaled runs minus that of the untouched ones, as a share of the latter; runs that had collapsed before do not count."""
-    runs = onsets(evidence.table, THRESHOLD)
-    untouched = runs[runs["factor"].isna()]["fn_star"].mean()
-    if math.isnan(untouched):
-        return {"all": _NOTHING}
-    cases = {}
-    for row in intervention_effects(runs, margin).to_dict("records"):
-        values = [row[f"difference_{field}"] for field in Estimate._fields]
-        case = f"{row['target']} × {row['factor']:g} at epoch {row['factor_epoch']}"
-        cases[case] = Estimate(*(value / untouched for value in values[:3]), values[3])
-    return cases or {"all": _NOTHING}
+@measure(low=-1)
+def intervention_shift(evidence: Evidence) -> Cases:
+    """fn* of the scaled runs over that of the untouched ones, less 1, and so of one factor over another at the same epoch."""
+    return norm_shifts(onsets(evidence.table, THRESHOLD)) or {"all": _NOTHING}
 
 
 # Before the onset
@@ -254,8 +263,7 @@ def crossing_first(evidence: Evidence) -> Cases:
     for case, found in _predictions(evidence).items():
         ahead = found[(found["predictor"] == predictor.FEATURE_NORM) & ~found["censored"]]["lead"] > 0
         if len(ahead):
-            interval = stats.binomtest(int(ahead.sum()), len(ahead)).proportion_ci()
-            cases[case] = Estimate(float(ahead.mean()), interval.low, interval.high, len(ahead))
+            cases[case] = _share(ahead)
     return cases or {"from other runs": _NOTHING}
 
 
@@ -294,18 +302,14 @@ def baseline_excess(evidence: Evidence) -> Cases:
 
 @measure(low=-1)
 def norm_change(evidence: Evidence, column: str, since: int) -> Cases:
-    """Relative change of the norm until the run's last record, since `since` epochs after the switch; if negative, before that record."""
+    """Relative change of the norm until the run's last record, since `since` epochs after the switch; if negative, before that record.
 
-    def change(path: Trajectory) -> float:
-        if not len(path.epochs):
-            return math.nan
-        moment = path.start + since if since > 0 else path.epochs[-1] + since
-        return path.norm[-1] / float(np.exp(np.interp(moment, path.epochs, np.log(path.norm)))) - 1
-
-    changes: dict[str, list[float]] = {}
+    Without a value in runs that were not recorded then.
+    """
+    changes: dict[Any, list[float]] = {}
     for labels, path in trajectories(_standard(evidence).sort_values(column, kind="stable")):
-        changes.setdefault(_level(column, labels[column]), []).append(change(path))
-    return {level: estimate(values) for level, values in changes.items()}
+        changes.setdefault(labels[column], []).append(path.change_since(path.start + since if since > 0 else since))
+    return {_level(column, level): estimate(values) for level, values in changes.items()}
 
 
 @measure(low=-1)

@@ -43,6 +43,17 @@ class Trajectory(NamedTuple):
     one_point: bool
     """It is, but the metric is not: all features have become one point. A run with a `stop` ends there."""
 
+    def change_since(self, epoch: float) -> float:
+        """Relative change of the norm from `epoch`, if negative so many before the last record, to that record.
+
+        Interpolated in the log of the norm; NaN where no record that counts lies at or before the epoch, or none after.
+        """
+        if not len(self.epochs):
+            return math.nan
+        moment = epoch if epoch >= 0 else self.epochs[-1] + epoch
+        logs = np.log(np.maximum(self.norm, _TINY))
+        return float(np.expm1(logs[-1] - np.interp(moment, self.epochs, logs, left=math.nan, right=math.nan)))
+
 
 def require(table: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raises `ValueError` where `table` lacks one of `columns`."""

@@ -284,9 +284,7 @@ def endings(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
     for labels, path in trajectories(table):
         row = {"key": labels["key"], "nc1_least": math.nan, "norm_end": math.nan, "drift": math.nan}
         if len(path.epochs):
-            row |= {"nc1_least": path.metric.min(), "norm_end": path.norm[-1]}
-            if (start := path.epochs[-1] - MARGIN) >= path.epochs[0]:
-                row["drift"] = path.norm[-1] / math.exp(np.interp(start, path.epochs, np.log(path.norm))) - 1
+            row |= {"nc1_least": path.metric.min(), "norm_end": path.norm[-1], "drift": path.change_since(-MARGIN)}
         rows.append(row)
     return onsets.merge(pd.DataFrame(rows), on="key")
 
