@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain, global_weight_decay
+from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain, turning_weight_decay
 
 K = 3
 
@@ -51,8 +51,8 @@ def test_features_vanish_above_the_critical_weight_decay_alone(depth):
 
 
 @pytest.mark.parametrize("depth", [2, 5])
-def test_the_collapsed_minimum_is_the_global_one_up_to_a_weight_decay(depth):
-    strength, turn = 3.35, global_weight_decay(3.35, depth, K)
+def test_the_collapsed_minimum_is_the_lower_one_up_to_a_weight_decay(depth):
+    strength, turn = 3.35, turning_weight_decay(3.35, depth, K)
     widths = np.linspace(0, 2, 20001)
 
     def objective(weight_decay):
@@ -61,7 +61,7 @@ def test_the_collapsed_minimum_is_the_global_one_up_to_a_weight_decay(depth):
     below, above = objective(0.99 * turn), objective(1.01 * turn)
     assert turn < critical_weight_decay(strength, depth, K) and below[0] < below[1]
     assert strength * widths[below.argmin()] ** depth == pytest.approx(equilibrium_norm(0.99 * turn, strength, depth, K), rel=1e-3)
-    assert above.argmin() == 0 and global_weight_decay(strength, 1, K) == critical_weight_decay(strength, 1, K)
+    assert above.argmin() == 0 and turning_weight_decay(strength, 1, K) == critical_weight_decay(strength, 1, K)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 8])

@@ -142,7 +142,7 @@ def test_vanished_features_are_counted_and_not_averaged():
     [
         (1e-3, 1.18, ["Nowhere", "So the norm goes with the curve at λ = 10⁻³; its interval includes the curve's change at"]),
         (1e-3, 1.4, ["So the norm goes against the curve at λ = 10⁻³; its interval excludes the curve's change at λ = 10⁻³."]),
-        (1e-3, None, ["in 2 of 2 runs at λ = 10⁻³, although the model has a collapsed minimum there, and the global one.", "is open"]),
+        (1e-3, None, ["in 2 of 2 runs at λ = 10⁻³, although the model has a collapsed minimum there, the lower of the two.", "is open"]),
         (8e-3, None, ["No run but those", "minimum there. Whether"]),
         (1e-1, None, ["Nowhere", "where it has none, they vanish in 2 of 2 runs."]),
     ],
@@ -203,7 +203,9 @@ def test_layers_are_compared_by_their_squared_norms():
     assert rows == [["λ = 10⁻⁴, rate 10⁻³", "0", "10.00", "10.00", "1.00"], ["λ = 10⁻³, rate 10⁻³", "0", "20.00", "10.00", "2.00"]]
     said = settled._balanced(table)
     assert "is 1.00 times the least at λ = 10⁻⁴, rate 10⁻³ and 2.00 times at λ = 10⁻³, rate 10⁻³" in said
-    assert said.endswith("right after the switch it was 1.00 to 99.02 times the least.")
+    assert "right after the switch it was 1.00 to 99.02 times the least. The first layer is the least in 1 of 2 runs, and" in said
+    assert said.endswith("in 1 of the 1 that give the gain.") and settled._unrested(table) == ""
+    assert settled._unrested(table[table["key"] == "b"]).startswith("In none of these runs is the first layer the least")
     vanished = settled.labelled(join(*runs, make_run("c", weight_decay=1e-2).assign(squared_norm_1=settled.VANISHED / 2)))
     assert settled._balanced(vanished) == said + " 1 run diverged or ended with a vanished layer, and counts for neither."
     assert settled.balance_table(vanished)[1][2][-1] == "n/a"

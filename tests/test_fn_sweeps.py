@@ -69,7 +69,8 @@ def test_a_level_without_collapse_has_no_mean_and_is_named_as_longer():
     texts = sweeps.onset_texts(runs, DEPTH, 0.01)
     assert "9 of 12 runs; 3 stayed above it until epoch 300" in texts["crossed"]
     assert "of 3 pairs" in texts["time_shape"]
-    assert texts["time_shape"].endswith("at depth 1 it is longer than these numbers say, since not all runs collapsed")
+    assert texts["time_shape"].endswith("; at depth 1 no run collapsed")
+    assert texts["spread"].startswith("over depth 3, 5 and 8, where every run collapsed") and texts["spread"].endswith("not in it")
 
 
 def test_effects_of_levels_that_collapsed_in_part_are_lower_bounds_on_the_time():

@@ -168,7 +168,7 @@ def _by_optimizer(known: pd.DataFrame) -> str:
     for optimizer, cell in same.assign(by=optimizer_name(same)).groupby("by", sort=False):
         low, high = number(cell["fn_star"].min()), number(cell["fn_star"].max())
         parts.append(f"{optimizer}: {low}" + (f" to {high}" if low != high else ""))
-    return f"fn* by optimiser and rate: {'; '.join(parts)}."
+    return f"At the baseline's width and batch size, fn* by optimiser and rate: {'; '.join(parts)}."
 
 
 def norm_map(table: pd.DataFrame, reported: dict[str, Reported]) -> Figure:

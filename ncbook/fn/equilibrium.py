@@ -58,8 +58,10 @@ def critical_weight_decay(gain: float, depth: int, classes: int = 10, reduction:
     return _weight_decay_at(_weakest_fit(depth), gain, depth, classes, reduction)
 
 
-def global_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
-    """The weight decay up to which the minimum that has features is the global one; for depth 1 it is `critical_weight_decay`.
+def turning_weight_decay(gain: float, depth: int, classes: int = 10, reduction: str = "mean") -> float:
+    """The weight decay up to which the minimum that has features is lower than vanishing ones; for depth 1 it is `critical_weight_decay`.
+
+    With D > 1 and K > 2 solutions of a lower rank, which are outside of this model, can be better than both (Súkeník et al. 2024).
 
     At a stationary point of fit a the objective is (1 − a)(1 + D a) / K², which is below the 1 / K² of vanishing features where
     a > (D − 1) / D. For D > 1 these are a local minimum at every weight decay: near 0 the penalty, of second order in w, outweighs the fit.
@@ -69,7 +71,7 @@ def global_weight_decay(gain: float, depth: int, classes: int = 10, reduction: s
 
 def _weight_decay_at(fit: float, gain: float, depth: int, classes: int, reduction: str) -> float:
     """The weight decay under which `fit` is stationary."""
-    fitted = (1 - fit) * (fit ** (depth - 1) * gain**2) ** (1 / (depth + 1)) if fit else gain
+    fitted = (1 - fit) * (fit ** (depth - 1) * gain**2) ** (1 / (depth + 1))
     return fitted / _pull(1, classes, reduction)
 
 

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ncbook.analysis import estimate, last_epoch
-from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain, global_weight_decay
+from ncbook.fn.equilibrium import critical_weight_decay, equilibrium_norm, gain, turning_weight_decay
 from ncbook.fn.experiments import BASELINE, THRESHOLD
-from ncbook.fn.onset import FITTED, onsets, trajectories
+from ncbook.fn.onset import FITTED, METRIC, onsets, trajectories
 from ncbook.fn.pages import MISSING, counted, listing, number, percent, percent_with_interval, power, with_interval
 from ncbook.fn.statistics import relative_effect
 from ncbook.plots import CYCLE, FIGURE_WIDTH, STYLE, Panel
@@ -46,24 +46,22 @@ def _layers(table: pd.DataFrame) -> list[str]:
 def settled(table: pd.DataFrame) -> pd.DataFrame:
     """`onset.onsets` of a table of `labelled` with where the norm ends, a row a run.
 
-    Columns besides: final (norm at the last finite record), drift (its change over the last `TAIL` epochs, relative; NaN where fewer were
-    recorded after the switch), final_nc1, ratio (fn* over final), vanished (a layer has, at its last record) and reference (the
-    baseline's own rate and weight decay).
+    Columns besides: final (the last finite norm after the switch), final_nc1 (NC1 there; NaN where it is undefined), drift (change of the
+    norm over the last `TAIL` epochs, relative; NaN where fewer were recorded after the switch), ratio (fn* over final), vanished (a layer
+    has, at its last record) and reference (the baseline's own rate and weight decay).
     """
-    rows = []
-    for _, path in trajectories(table):
-        if not len(path.epochs):
-            rows.append((math.nan, math.nan, math.nan))
-            continue
-        back = path.epochs <= path.epochs[-1] - TAIL
-        drift = path.norm[-1] / path.norm[back][-1] - 1 if back.any() else math.nan
-        rows.append((path.norm[-1], drift, path.metric[-1]))
-    found = onsets(table, THRESHOLD).join(pd.DataFrame(rows, columns=["final", "drift", "final_nc1"]))
-    optimizer, last = BASELINE.optimizer, table.sort_values("epoch").groupby("key").tail(1).set_index("key")
+    found = onsets(table, THRESHOLD)
+    ordered = table.sort_values("epoch")
+    last = ordered.groupby("key").tail(1).set_index("key")
+    alive = ordered[(ordered["epoch"] > ordered["switch"]) & np.isfinite(ordered["feature_norm"])].groupby("key").tail(1).set_index("key")
+    final = found["key"].map(alive["feature_norm"])
     return found.assign(
-        ratio=found["fn_star"] / found["final"],
+        final=final,
+        final_nc1=found["key"].map(alive[METRIC]),
+        drift=[path.change_since(-TAIL) for _, path in trajectories(table)],
+        ratio=found["fn_star"] / final,
         vanished=found["key"].map(last[_layers(table)].min(axis=1) < VANISHED),
-        reference=(found["weight_decay"] == optimizer.weight_decay) & (found["lr"] == optimizer.lr),
+        reference=_is_reference(found),
     )
 
 
@@ -186,6 +184,16 @@ def _any_size(value: float) -> str:
     return power(float(f"{value:.1g}")) if 0 < value < 0.01 else number(value, 2 if value < 1000 else 0)
 
 
+def _first_least(ends: pd.DataFrame) -> pd.Series:
+    """Whether the squared norm of the first layer is the least of all, as it is at rest."""
+    layers = ends[_layers(ends)]
+    return layers.iloc[:, 0] <= layers.min(axis=1)
+
+
+def _is_reference(table: pd.DataFrame) -> pd.Series:
+    return (table["weight_decay"] == BASELINE.optimizer.weight_decay) & (table["lr"] == BASELINE.optimizer.lr)
+
+
 def _balanced(table: pd.DataFrame) -> str:
     ends = last_epoch(table).dropna(subset="imbalance").sort_values("imbalance")
     if ends.empty:
@@ -195,6 +203,10 @@ def _balanced(table: pd.DataFrame) -> str:
     text += f" and {_any_size(most['imbalance'])} times at {most['setting']}" if len(ends) > 1 else ""
     after = table[table["epoch"] > table["switch"]].groupby("key", sort=False)["imbalance"].first().loc[ends["key"]]
     text += f"; right after the switch it was {' to '.join(dict.fromkeys(map(_any_size, (after.min(), after.max()))))} times the least."
+    rests = _first_least(ends)
+    text += f" The first layer is the least in {rests.sum()} of {counted(len(ends), 'run')}"
+    given = rests[_is_reference(ends)]
+    text += f", and in {given.sum()} of the {len(given)} that give the gain." if len(given) else "."
     lost = table["key"].nunique() - len(ends)
     if not lost:
         return text
@@ -222,18 +234,18 @@ def rows(ends: pd.DataFrame) -> list[list[str]]:
 def texts(table: pd.DataFrame, ends: pd.DataFrame, levels: pd.DataFrame) -> dict[str, str]:
     """The chapter's sentences, to glue; table: of `labelled`.
 
-    Names: reference, gain, critical, global, foretold, rates, compared, balanced, star, own_levels, drifts.
+    Names: reference, gain, critical, turning, foretold, rates, compared, balanced, star, own_levels, drifts.
     """
     strength, optimizer = fitted_gain(ends), BASELINE.optimizer
     known = math.isfinite(strength)
-    turns = {"critical": critical_weight_decay, "global": global_weight_decay}
+    turns = {"critical": critical_weight_decay, "turning": turning_weight_decay}
     return {
         "reference": f"run{'s' if ends['reference'].sum() > 1 else ''} at λ = {power(optimizer.weight_decay)}, rate {power(optimizer.lr)},",
         "gain": number(strength, 2) if known else f"{MISSING} (no run at the reference fits its data)",
         **{name: power(float(f"{at(strength, **_model(ends)):.2g}")) if known else MISSING for name, at in turns.items()},
         "foretold": _foretold(ends),
         "rates": _rates(ends),
-        "compared": _compared(ends),
+        "compared": _unrested(table) + _compared(ends),
         "balanced": _balanced(table),
         "star": _star(ends),
         "own_levels": _own_levels(levels),
@@ -274,6 +286,17 @@ def _rates(ends: pd.DataFrame) -> str:
     return f"Over learning rates {told}: {close} {percent(round(apart, 3))}{overlap}, where the model has no rate at all."
 
 
+def _unrested(table: pd.DataFrame) -> str:
+    """What a reader has to know first where no run is at rest."""
+    ends = last_epoch(table).dropna(subset="imbalance")
+    if ends.empty or _first_least(ends).any():
+        return ""
+    return (
+        "In none of these runs is the first layer the least, as it is at rest, the gain's own included: what follows compares stages of "
+        "training with an equilibrium, and does not test it. "
+    )
+
+
 def _compared(ends: pd.DataFrame) -> str:
     """What became of the prediction: the norms foretold, the features that vanished against it, and the way of the norm with λ."""
     told = ends[ends["vanished"] | (ends["final"] > 0) & ~ends["diverged"]].dropna(subset="predicted")
@@ -288,7 +311,7 @@ def _compared(ends: pd.DataFrame) -> str:
         f"the norm ends {span} from what is foretold."
         if len(off)
         else "No run but those that give the gain kept features where the model has some.",
-        _lost(within, global_weight_decay(fitted_gain(ends), **_model(ends))),
+        _lost(within, turning_weight_decay(fitted_gain(ends), **_model(ends))),
     ]
     if len(beyond):
         gone = f"{beyond['vanished'].sum()} of {counted(len(beyond), 'run')}"
@@ -297,13 +320,13 @@ def _compared(ends: pd.DataFrame) -> str:
 
 
 def _lost(within: pd.DataFrame, lowest: float) -> str:
-    """Where features vanished below the critical weight decay; `lowest`: where the collapsed minimum ceases to be the global one."""
+    """Where features vanished below the critical weight decay; `lowest`: where the collapsed minimum ceases to be the lower of the two."""
     lost = {decay: runs["vanished"] for decay, runs in within.groupby("weight_decay") if runs["vanished"].any()}
     if not lost:
         return "Nowhere do features vanish where the model has a collapsed minimum."
     counts = listing(f"{gone.sum()} of {counted(len(gone), 'run')} at λ = {power(decay)}" for decay, gone in lost.items())
     deeper = [power(decay) for decay in lost if decay < lowest]
-    which = f", and the global one{'' if len(deeper) == len(lost) else f' at λ = {listing(deeper)}'}" if deeper else ""
+    which = f", the lower of the two{'' if len(deeper) == len(lost) else f' at λ = {listing(deeper)}'}" if deeper else ""
     return f"Features vanish in {counts}, although the model has a collapsed minimum there{which}."
 
 

@@ -144,8 +144,11 @@ def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
     else:
         shape = _named_pairs(curve, pairs, factor)
     text = f"{_WORDS[value]} {shape}"
-    if curve.censored and value == "since_switch":
-        text += f"; {factor.at(*curve.censored)} it is longer than these numbers say, since not all runs collapsed"
+    if value == "since_switch":
+        if partly := [level for level in curve.censored if level in levels]:
+            text += f"; {factor.at(*partly)} it is longer than these numbers say, since not all runs collapsed"
+        if never := [level for level in curve.censored if level not in levels]:
+            text += f"; {factor.at(*never)} no run collapsed"
     return text
 
 
@@ -190,13 +193,17 @@ def effect(value: Estimate) -> str:
 
 
 def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
-    if len(by_level(onsets, factor, "fn_star")) < 2:
-        return "fewer than two levels collapsed, so that there is no spread over them"
-    spread = spread_over_conditions(onsets, [factor.column])
+    """How far times and norms spread over the levels at which every run collapsed: the quick runs of the others are no sample of them."""
+    complete = onsets[~onsets["censored"].groupby(onsets[factor.column]).transform("any")]
+    levels = sorted(set(complete[factor.column]))
+    if len(levels) < 2:
+        return "at fewer than two levels did every run collapse, so that there is no spread over them"
+    spread = spread_over_conditions(complete, [factor.column])
     time, norm = (percent_with_interval(value) for value in (spread.onset, spread.norm))
     scatter = "the unknown scatter of seeds included" if math.isnan(spread.norm_within) else "less the scatter of seeds"
     moved = f"the time to collapse varies by {time} and fn* by {norm}"
-    return f"over the levels that collapsed, {moved} (standard deviations of logarithms, {scatter})"
+    others = "; the others are not in it" if len(complete) < len(onsets) else ""
+    return f"over {factor.called(*levels)}, where every run collapsed, {moved} (standard deviations of logarithms, {scatter}){others}"
 
 
 def variation_text(norms: pd.Series) -> str:
