@@ -217,6 +217,8 @@ def test_peak_texts_carry_the_tables_numbers_and_follow_them():
     points = analysis.report_points("exp1")
     texts = modelwise.peak_texts(make_table(), points)
     assert texts["resnet1d_sgd_peak"] == "16 (3.072)" and texts["resnet1d_sgd_report_peak"] == "16 (3.440)"
+    assert texts["cnn1d_sgd_report_peak"] == "24 (12.936; punto a W = 16 non leggibile)"
+    assert texts["cnn1d_adam_report_peak"] == "12 (3.444)"
     assert texts["resnet1d_adam_peak_error"].startswith("0,320 [")
     assert texts["peak_count"] == "4 su 4" and texts["rise_tally"] == "4 sopra lo zero (su 4)"
     assert "ResNet1D con SGD: −0,050 [" in texts["beyond_minimum"] and "intervallo tutto sotto lo zero" in texts["beyond_minimum"]
