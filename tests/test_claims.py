@@ -327,6 +327,9 @@ def test_measures_over_the_feature_dimension():
     specs = exp3_specs([8, 9, 10], 16, 2, [0, 1], 0.2, 0)
     evidence = Evidence([fake(s, nc2_gram_noisy=1.5 * gram_floor(10, s.model.feature_dim) + 0.01) for s in specs])
     assert measured("nc2_over_floor", evidence, metric="nc2_gram_noisy", dims=[8])["d = 8"] == pytest.approx(0.5, abs=0.01)
+    near = Evidence([fake(s, nc2_gram_noisy=gram_floor(10, s.model.feature_dim) + 0.01 * s.seed) for s in specs])
+    excess = claims._cases(claims.chosen(["R13"])[0].checks[0], near)[-1]
+    assert excess.name == "d = 8" and excess.value.low == 0 and excess.outcome == HELD  # no network comes below the floor
     drops = measured("dimension_drop", evidence, metrics=["nc2_gram_noisy"], pairs=[[8, 9]])
     assert drops == {"d = 8 → 9, NC2 Gram noisy": pytest.approx(1.5 * gram_floor(10, 8))}
     assert math.isnan(measured("at_dimension", evidence, metrics=["nc2_gram_noisy"], dims=[16])["d = 16, NC2 Gram noisy"])
