@@ -249,7 +249,8 @@ def part_similarity(xs: Sequence[Tensor], ys: Sequence[Tensor] | None, labels: T
 
     Keys: all; means and residuals, each part's own CKA; means_chance and residuals_chance, the same with the classes, or the points, of
     one side permuted at random, what the spectra alone would give; means_excess, means − means_chance pair by pair; term_means,
-    term_residuals, term_mixed, the `cka_terms` of all; gap, 1 − all; explained, the share of the gap that goes if all residuals are taken away, (means − all) / gap.
+    term_residuals, term_mixed, the `cka_terms` of all; gap, 1 − all; explained, the share of the gap that goes if all residuals are taken
+    away, (means − all) / gap.
     """
     generator = torch.Generator().manual_seed(0)
     within, others = ys is None, list(xs if ys is None else ys)

@@ -226,6 +226,17 @@ def test_peak_texts_carry_the_tables_numbers_and_follow_them():
     assert "ResNet1D con SGD: +0,050 [" in worse["beyond_minimum"] and "intervallo tutto sopra lo zero" in worse["beyond_minimum"]
 
 
+def test_intervals_beyond_the_epochs_of_most_networks_are_said_to_rest_on_fewer_seeds():
+    last = make_table(seeds=[0, 1, 2]).assign(epochs=2000)
+
+    def limits(long_seeds):
+        return pages.limit_texts(last.assign(epochs=last["epochs"].mask(last["seed"].isin(long_seeds), 15000)), "exp4")["seed_limits"]
+
+    assert limits([0, 1]) == "Gli intervalli poggiano su 3 semi, oltre l’epoca 2.000 su 2: con così pochi semi sono molto larghi."
+    assert limits([1]).endswith("oltre l’epoca 2.000 il seme è uno solo, e non ve ne sono.")
+    assert limits([]) == limits([0, 1, 2]) and "3 inizializzazioni" in limits([])
+
+
 def test_texts_exist_whatever_was_run():
     points, whole = analysis.report_points("exp1"), make_table()
     one = make_table(models=["cnn1d"], optimizers=["adam"], seeds=[4])

@@ -262,6 +262,16 @@ def test_a_verdict_that_no_interval_carries_says_what_would(judged):
     assert "servono più semi" not in verdicts.reason_text(dataclasses.replace(result, cases=((unknown,),)), "it")
 
 
+@pytest.mark.parametrize(("failed", "italian", "english"), [(5, "un altro", "1 more"), (6, "altri 2", "2 more")])
+def test_cases_beyond_the_first_four_are_counted(judged, failed, italian, english):
+    peaked = judged(PEAKED)
+    ((held,),) = peaked.cases
+    outside = [held._replace(name=f"case {i}", outcome=FAILED) for i in range(failed)]
+    result = dataclasses.replace(peaked, cases=((held, *outside),), verdict=PARTLY)
+    assert f"(case 0, case 1, case 2, case 3, {italian})" in verdicts.reason_text(result, "it")
+    assert f"(case 0, case 1, case 2, case 3, {english})" in verdicts.reason_text(result, "en")
+
+
 def test_a_claim_without_checks_gives_its_reason(judged):
     result = judged(PEAKED, checks=[])
     assert result.verdict == NOT_TESTABLE and verdicts.reason_text(result, "en") == "because"
@@ -291,7 +301,8 @@ def test_measures_over_the_widths():
 def test_correlation_at_interpolation_leaves_out_the_widths_whose_mean_training_error_is_not_below_the_bound():
     """Within four widths the metric falls as the error rises; with the others it seems to rise with it."""
     errors = {2: 0.9, 4: 0.8, 8: 0.1, 16: 0.2, 32: 0.3, 64: 0.4}
-    evidence = curve(errors, nc1_noisy=lambda w, e: -e if w > 4 else 1.0, train_error=lambda w, e: (e - errors[w]) * 9 + (0.02 if w < 8 else 0.0))
+    trained = {"train_error": lambda width, error: (error - errors[width]) * 9 + (0.02 if width < 8 else 0.0)}
+    evidence = curve(errors, nc1_noisy=lambda width, error: -error if width > 4 else 1.0, **trained)
     (over_all,), (interpolating,), (too_few,) = (
         MEASURES["correlation"].function(evidence, ["nc1_noisy"], train_error_below=bound).values() for bound in (None, 0.01, 0.008)
     )

@@ -8,6 +8,7 @@ import torch
 
 from ncbook import analysis, metrics, simplex
 from ncbook.pages import curve_name, listing, number
+from ncbook.report.epochwise import REPORT_SPIKE
 from ncbook.report.modelwise import hidden_points
 
 CLASSES = 10
@@ -33,7 +34,7 @@ def texts() -> dict[str, str]:
     ((top, hidden),) = ((peak, one) for peak in curves.to_dict("records") for one in hidden_points(errors, peak).to_dict("records"))
     tops = {row.optimizer: row.width for row in curves.itertuples() if row.model == "resnet1d"}
     widest = nc2[nc2["width"] == nc2["width"].max()]["value"]
-    spike = exp2[exp2["epoch"].between(50, 100)].groupby("width")["value"]
+    spike = exp2[exp2["epoch"].between(*REPORT_SPIKE)].groupby("width")["value"]
     dims = exp3[exp3["metric"] == analysis.REPORT_METRICS["nc2"]].set_index("feature_dim")["value"]
     matrix, drift = np.array(cka["cross_width"]["cka"]), cka["drift"]
     deep = dict(zip(drift["epochs"], drift["L2"]))
