@@ -292,8 +292,8 @@ def test_shares_of_the_collapse_add_up_and_may_be_negative():
 
 
 def test_words_follow_the_numbers():
-    def parts(means, everything, chance=0.2):
-        one = {"all": everything, "means": means, "means_excess": means - chance, "explained": (means - everything) / (1 - everything)}
+    def parts(means, everything):
+        one = {"all": everything, "means": means, "explained": (means - everything) / (1 - everything)}
         return {name: Estimate(value, np.nan, np.nan, 3) for name, value in one.items()}
 
     assert layer_pages.explained_text(parts(0.99, 0.6)).endswith("sparirebbe quasi tutta la distanza da 1 (97,5 %)")
@@ -302,8 +302,6 @@ def test_words_follow_the_numbers():
     assert "non sparirebbe quasi nulla" in layer_pages.explained_text(parts(0.61, 0.6))
     assert "non spiegano nulla" in layer_pages.explained_text(parts(0.5, 0.6))
     assert layer_pages.explained_text(parts(np.nan, np.nan)) == "la quota dei residui non è definita"
-    assert layer_pages.mean_chance_text(parts(0.9, 0.6)) == "le medie si somigliano più di quanto darebbero classi scambiate a caso (+0,70)"
-    assert layer_pages.mean_chance_text(parts(0.9, 0.6, chance=0.88)).startswith("le medie non si somigliano")
     assert layer_pages.order_text([0.9, 0.5, 0.2]) == "scende a ogni strato"
     assert layer_pages.order_text([0.1, 0.5, 0.5]) == "non scende in nessuno strato"
     assert layer_pages.order_text([0.9, 0.5, 0.7]) == "scende in qualche strato e in qualche altro no"

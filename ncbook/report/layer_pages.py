@@ -106,15 +106,6 @@ def explained_text(parts: Mapping[str, Estimate]) -> str:
     return f"senza i residui la CKA passerebbe {means}, cioè {verdict} distanza da 1 ({percent(round(share, 3))})"
 
 
-def mean_chance_text(parts: Mapping[str, Estimate]) -> str:
-    """Whether the class means of two networks are more alike than their sizes and angles alone make them."""
-    excess = parts["means_excess"]
-    if not math.isfinite(excess.mean):
-        return MISSING
-    more = "si somigliano più" if excess.mean > 0.05 else "non si somigliano in modo apprezzabile più"
-    return f"le medie {more} di quanto darebbero classi scambiate a caso ({with_interval(excess, 2, sign=True)})"
-
-
 def part_rows(columns: Sequence[Mapping[str, Estimate]]) -> list[list[str]]:
     """A row for each quantity of `part_similarity`, a column for each of several comparisons."""
     names = {
