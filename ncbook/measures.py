@@ -135,25 +135,27 @@ def short(metric: str) -> str:
 
 
 @measure(low=-1, high=1)
-def correlation(evidence: Evidence, metrics: list[str], kind: str = "pearson", given: str | None = None) -> Cases:
-    """Correlation of test error and metric over the widths, seed by seed; with `given`, of what a straight line in it leaves of both."""
+def correlation(evidence: Evidence, metrics: list[str], kind: str = "pearson", train_error_below: float | None = None) -> Cases:
+    """Correlation of test error and metric over the widths, seed by seed.
+
+    With `train_error_below`, over those widths alone whose training error, in the mean over seeds, is less.
+    """
     cases = {}
     for (case, curve), metric in itertools.product(_curves(evidence), metrics):
-        columns = ["test_error", metric] + ([given] if given else [])
-        values = [_correlation(one[columns].dropna(), kind, given) for _, one in curve.groupby("seed")]
+        if train_error_below is not None:
+            curve = curve[curve.groupby("width")["train_error"].transform("mean") < train_error_below]
+        values = [_correlation(one["test_error"], one[metric], kind) for _, one in curve.groupby("seed")]
         cases[f"{case} {short(metric)}"] = estimate(values)
     return cases
 
 
-def _correlation(one: pd.DataFrame, kind: str, given: str | None) -> float:
+def _correlation(errors: pd.Series, metric: pd.Series, kind: str) -> float:
+    """Of two columns over the widths; NaN for fewer than four widths, or where one of them is constant."""
+    both = pd.concat([errors, metric], axis=1).dropna()
     if kind == "spearman":
-        one = one.rank()
-    x, y = one.iloc[:, 0].to_numpy(), one.iloc[:, 1].to_numpy()
-    if len(one) < 4:
-        return math.nan
-    if given and np.ptp(one[given]) > 0:
-        x, y = (side - np.polyval(np.polyfit(one[given], side, 1), one[given]) for side in (x, y))
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else math.nan
+        both = both.rank()
+    constant = (both.max() == both.min()).any()
+    return math.nan if len(both) < 4 or constant else float(np.corrcoef(both.to_numpy().T)[0, 1])
 
 
 @measure()
@@ -185,15 +187,13 @@ def nc2_against_random(evidence: Evidence, width: int) -> Cases:
 
 
 @measure(low=0, high=1, unit="draws")
-def label_share(evidence: Evidence, share: str, draws: int = 20) -> Cases:
-    """Over several draws of the noise: the share of training labels that are drawn anew ("drawn"), or that become wrong ("changed")."""
+def wrong_labels(evidence: Evidence, draws: int = 20) -> Cases:
+    """The share of training labels that the noise makes wrong, over several draws of it."""
     spec = DataSpec()
     mnist1d = data.load(spec)
-    before = mnist1d.y_clean.numpy()
-    if share == "drawn":
-        before = np.full_like(before, -1)  # no class: whatever is drawn differs from it
-    noisy = [data.noisy_labels(before, spec.label_noise, mnist1d.classes, seed) for seed in range(draws)]
-    return {"MNIST-1D": estimate([float((labels != before).mean()) for labels in noisy])}
+    clean = mnist1d.y_clean.numpy()
+    noisy = [data.noisy_labels(clean, spec.label_noise, mnist1d.classes, seed) for seed in range(draws)]
+    return {"MNIST-1D": estimate([float((labels != clean).mean()) for labels in noisy])}
 
 
 # Over the epochs
@@ -268,7 +268,7 @@ def _row(values: pd.DataFrame, dim: int) -> pd.Series:
     return values.loc[dim] if dim in values.index else pd.Series(dtype=float)
 
 
-@measure(low=-1)
+@measure(low=0)
 def nc2_over_floor(evidence: Evidence, metric: str, dims: list[int]) -> Cases:
     """How far the report's NC2 exceeds the least value that the dimension allows, as a share of that value."""
     values = _at_dims(evidence, metric)
@@ -336,12 +336,12 @@ def similarity_fall(evidence: Evidence, left: int, right: int, pairs: list[list[
     return cases
 
 
-@measure(low=0, high=1)
-def part_similarity(evidence: Evidence, left: int, right: int, layer: str, part: str, labels: list[str]) -> Cases:
-    """CKA of the class "means", or of the "residuals" from them, between networks of two widths, over all pairs of seeds."""
+@measure(low=-1, high=1)
+def mean_similarity(evidence: Evidence, left: int, right: int, layer: str, labels: list[str]) -> Cases:
+    """CKA of the class means between networks of two widths, less that with one side's classes permuted, over all pairs of seeds."""
     sides = _sides(evidence, left, right, layer)
-    found = {which: representations.part_similarity(*sides, evidence.labels(which), permutations=1) for which in labels}
-    return {f"{layer} {which}": parts.get(part, estimate([])) for which, parts in found.items()}
+    found = {which: representations.part_similarity(*sides, evidence.labels(which)) for which in labels}
+    return {f"{layer} {which}": parts.get("means_excess", estimate([])) for which, parts in found.items()}
 
 
 @measure()

@@ -154,10 +154,10 @@ def scale_box(last: pd.DataFrame, runs: Sequence[Run], experiment: str) -> HTML:
     less = departures(last, experiment)
     title = "Scala ridotta" if less else "Scala del report"
     seeds = sorted(set(last["seed"]))
-    theirs = f"{analysis.REPORT_SEEDS}" + (f", {analysis.REPORT_COMPARED_SEEDS} nel confronto fra semi" if experiment == "exp4" else "")
+    theirs = f"un seme, {analysis.REPORT_COMPARED_SEEDS} nel confronto fra semi" if experiment == "exp4" else "un seme solo"
     facts = [
         f"{number(len(last), 0)} reti addestrate per {listing(number(e, 0) for e in sorted(set(last['epochs'])))} epoche",
-        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (semi del report: {theirs})",
+        f"{'seme' if len(seeds) == 1 else 'semi'} {listing(seeds)} (nel report: {theirs})",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precisione: " + listing(sorted({run.provenance["dtype"] for run in runs})),
         "tempo di addestramento in tutto: " + duration_text(sum(run.provenance["seconds"] for run in runs)),
@@ -175,16 +175,23 @@ def report_label(experiment: str) -> str:
     return f"report ({analysis.REPORT_SEEDS} seme, {number(analysis.REPORT_EPOCHS[experiment], 0)} epoche)"
 
 
+def _seed_limits(last: pd.DataFrame) -> str:
+    """How many seeds intervals rest on, and how many where some networks are trained for longer than the others."""
+    seeds, shortest = last["seed"].nunique(), last["epochs"].min()
+    if seeds == 1:
+        return "Ogni punto misurato viene da un solo seme: nessuna differenza ha un intervallo, e nessun segno è deciso."
+    text, longer = f"Gli intervalli poggiano su {seeds} semi", last[last["epochs"] > shortest]["seed"].nunique()
+    if not 0 < longer < seeds:
+        return f"{text}, cioè su {seeds} inizializzazioni e ordini di presentazione dei dati."
+    beyond = f"su {longer}: con così pochi semi sono molto larghi" if longer > 1 else "il seme è uno solo, e non ve ne sono"
+    return f"{text}, oltre l’epoca {number(shortest, 0)} {beyond}."
+
+
 def limit_texts(last: pd.DataFrame, experiment: str) -> dict[str, str]:
     """What the number of seeds and the scale leave undecided, as two sentences."""
-    seeds = last["seed"].nunique()
     less = departures(last, experiment)
     return {
-        "seed_limits": (
-            "Ogni punto misurato viene da un solo seme: nessuna differenza ha un intervallo, e nessun segno è deciso."
-            if seeds == 1
-            else f"Gli intervalli poggiano su {seeds} semi, cioè su {seeds} inizializzazioni e ordini di presentazione dei dati."
-        ),
+        "seed_limits": _seed_limits(last),
         "scale_limits": (
             f"La scala non è quella del report ({'; '.join(less)}): dove i risultati differiscono, la causa può essere questa."
             if less

@@ -248,8 +248,9 @@ def part_similarity(xs: Sequence[Tensor], ys: Sequence[Tensor] | None, labels: T
     """CKA of all pairs of xs `[N, p]` with ys `[N, q]` (without ys: among xs), taken apart by labels `[N]`; biased CKA throughout.
 
     Keys: all; means and residuals, each part's own CKA; means_chance and residuals_chance, the same with the classes, or the points, of
-    one side permuted at random, what the spectra alone would give; term_means, term_residuals, term_mixed, the `cka_terms` of all;
-    gap, 1 − all; explained, the share of the gap that goes if all residuals are taken away, (means − all) / gap.
+    one side permuted at random, what the spectra alone would give; means_excess, means − means_chance pair by pair; term_means,
+    term_residuals, term_mixed, the `cka_terms` of all; gap, 1 − all; explained, the share of the gap that goes if all residuals are taken
+    away, (means − all) / gap.
     """
     generator = torch.Generator().manual_seed(0)
     within, others = ys is None, list(xs if ys is None else ys)
@@ -261,6 +262,7 @@ def part_similarity(xs: Sequence[Tensor], ys: Sequence[Tensor] | None, labels: T
             chance = np.mean([_chance(x_parts, y_parts, labels, generator) for _ in range(permutations)], axis=0)
             everything = float(metrics.linear_cka(x, y))
             values = {"all": everything, "means": own[0], "residuals": own[1], "means_chance": chance[0], "residuals_chance": chance[1]}
+            values["means_excess"] = own[0] - chance[0]
             values |= {f"term_{name}": value for name, value in cka_terms(x, y, labels)._asdict().items()}
             values |= {"gap": 1 - everything, "explained": (own[0] - everything) / (1 - everything)}
             for name, value in values.items():

@@ -58,6 +58,7 @@ _PHRASES = {
         "seeds_decide": "a cavallo della soglia, per cui servono più semi: {} su {}",
         "unmeasured": "non misurabili, perché accade in troppo poche reti: {} su {}",
         "more": "altri {}",
+        "one_more": "un altro",
         "claim": "Affermazione",
         "reported": "Nel documento",
         "measured": "Misurato",
@@ -102,6 +103,7 @@ _PHRASES = {
         "seeds_decide": "across the border, so that more seeds are needed: {} of {}",
         "unmeasured": "not measurable, as it happens in too few runs: {} of {}",
         "more": "{} more",
+        "one_more": "1 more",
         "claim": "Claim",
         "reported": "In the document",
         "measured": "Measured",
@@ -257,7 +259,8 @@ def _which(result: Result, outcome: str, language: str) -> str:
     for check, cases in zip(result.claim.checks, result.cases, strict=True):
         names = [case_name(case, language) for case in cases if case.outcome == outcome]
         if len(names) > _MOST_CASES:
-            names = [*names[:_MOST_CASES], _PHRASES[language]["more"].format(len(names) - _MOST_CASES)]
+            left = len(names) - _MOST_CASES
+            names = [*names[:_MOST_CASES], _PHRASES[language]["one_more" if left == 1 else "more"].format(left)]
         if names:
             texts.append(check.says[language] + (f" ({', '.join(names)})" if len(cases) > len(names) else ""))
     return ", ".join(texts)

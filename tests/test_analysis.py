@@ -217,11 +217,24 @@ def test_peak_texts_carry_the_tables_numbers_and_follow_them():
     points = analysis.report_points("exp1")
     texts = modelwise.peak_texts(make_table(), points)
     assert texts["resnet1d_sgd_peak"] == "16 (3.072)" and texts["resnet1d_sgd_report_peak"] == "16 (3.440)"
+    assert texts["cnn1d_sgd_report_peak"] == "24 (12.936; punto a W = 16 non leggibile)"
+    assert texts["cnn1d_adam_report_peak"] == "12 (3.444)"
     assert texts["resnet1d_adam_peak_error"].startswith("0,320 [")
     assert texts["peak_count"] == "4 su 4" and texts["rise_tally"] == "4 sopra lo zero (su 4)"
     assert "ResNet1D con SGD: −0,050 [" in texts["beyond_minimum"] and "intervallo tutto sotto lo zero" in texts["beyond_minimum"]
     worse = modelwise.peak_texts(make_table([0.5, 0.1, 0.2, 0.3, 0.15]), points)
     assert "ResNet1D con SGD: +0,050 [" in worse["beyond_minimum"] and "intervallo tutto sopra lo zero" in worse["beyond_minimum"]
+
+
+def test_intervals_beyond_the_epochs_of_most_networks_are_said_to_rest_on_fewer_seeds():
+    last = make_table(seeds=[0, 1, 2]).assign(epochs=2000)
+
+    def limits(long_seeds):
+        return pages.limit_texts(last.assign(epochs=last["epochs"].mask(last["seed"].isin(long_seeds), 15000)), "exp4")["seed_limits"]
+
+    assert limits([0, 1]) == "Gli intervalli poggiano su 3 semi, oltre l’epoca 2.000 su 2: con così pochi semi sono molto larghi."
+    assert limits([1]).endswith("oltre l’epoca 2.000 il seme è uno solo, e non ve ne sono.")
+    assert limits([]) == limits([0, 1, 2]) and "3 inizializzazioni" in limits([])
 
 
 def test_texts_exist_whatever_was_run():

@@ -137,11 +137,11 @@ def test_words_follow_which_width_varies_more():
 
 def test_words_of_the_late_level_and_of_the_report():
     texts = make_texts(make_table(epochs=[1, 2, 3, 200, 400], error=lambda width, epoch: 0.09 if width == 64 else 0.2))
-    assert texts["late_range"] == "0,090–0,091" and texts["late_band"].startswith("resta entro")
+    assert texts["late_range"] == "da 0,090 a 0,091" and texts["late_band"].startswith("resta entro")
     assert texts["late_differences"] == "W = 12: +0,110 [+0,110; +0,110], intervallo tutto sopra lo zero"
     assert texts["late_records"] == "2 misure per rete"
-    assert texts["report_late_range"] == "0,072–0,130" and texts["report_in_band"] == "8 su 9"
-    assert texts["report_narrow_better"] == "50, 70, 100 e 200"
+    assert texts["report_late_range"] == "da 0,072 a 0,130" and texts["report_in_band"] == "8 su 9"
+    assert (texts["report_critical_range"], texts["report_large_range"]) == ("da 0,041 a 0,052", "da 0,141 a 0,239")
     assert texts["report_distance"].startswith("W = 12: mediana 0,")
 
 

@@ -243,7 +243,7 @@ def test_part_similarity_tells_shared_means_from_shared_residuals():
     other = torch.randn(300, 12, generator=generator)
     same_means = rep.part_similarity([means + noise], [rep.moved(means + other, 0)], labels)
     assert same_means["means"].mean > 0.9 and same_means["residuals"].mean < 0.1 and same_means["explained"].mean > 0.8
-    assert same_means["means_chance"].mean < same_means["means"].mean - 0.1
+    assert same_means["means_excess"].mean == same_means["means"].mean - same_means["means_chance"].mean > 0.1
     same_residuals = rep.part_similarity([means + 3 * noise], [means[torch.randperm(300, generator=generator)] + 3 * noise], labels)
     assert same_residuals["residuals"].mean > 0.8 > 5 * same_residuals["residuals_chance"].mean
     for parts in (same_means, same_residuals):
@@ -292,8 +292,8 @@ def test_shares_of_the_collapse_add_up_and_may_be_negative():
 
 
 def test_words_follow_the_numbers():
-    def parts(means, everything, chance=0.2):
-        one = {"all": everything, "means": means, "means_chance": chance, "explained": (means - everything) / (1 - everything)}
+    def parts(means, everything):
+        one = {"all": everything, "means": means, "explained": (means - everything) / (1 - everything)}
         return {name: Estimate(value, np.nan, np.nan, 3) for name, value in one.items()}
 
     assert layer_pages.explained_text(parts(0.99, 0.6)).endswith("sparirebbe quasi tutta la distanza da 1 (97,5 %)")
@@ -302,8 +302,6 @@ def test_words_follow_the_numbers():
     assert "non sparirebbe quasi nulla" in layer_pages.explained_text(parts(0.61, 0.6))
     assert "non spiegano nulla" in layer_pages.explained_text(parts(0.5, 0.6))
     assert layer_pages.explained_text(parts(np.nan, np.nan)) == "la quota dei residui non è definita"
-    assert layer_pages.mean_chance_text(parts(0.9, 0.6)).startswith("le medie si somigliano più")
-    assert layer_pages.mean_chance_text(parts(0.9, 0.6, chance=0.88)).startswith("le medie non si somigliano")
     assert layer_pages.order_text([0.9, 0.5, 0.2]) == "scende a ogni strato"
     assert layer_pages.order_text([0.1, 0.5, 0.5]) == "non scende in nessuno strato"
     assert layer_pages.order_text([0.9, 0.5, 0.7]) == "scende in qualche strato e in qualche altro no"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ncbook import analysis, simplex
-from ncbook.metrics import gram_floor, nc2_gram_distance
+from ncbook.metrics import gram_floor, nc1_trace_ratio, nc2_gram_distance
 from ncbook.report import dimensions
 
 
@@ -42,6 +42,22 @@ def test_noise_alone_costs_collapsed_features_what_the_formula_says():
     noisy = noisy.flatten()
     assert simplex.collapsed_nc1(clean, noisy, 10) == pytest.approx(simplex.collapsed_nc1_closed(0.18, 10)) == pytest.approx(0.5625)
     assert simplex.collapsed_nc1(clean, clean, 10) == simplex.collapsed_nc1_closed(0, 10) == 0
+
+
+def test_no_arrangement_of_collapsed_means_comes_below_the_least_and_one_comes_to_it():
+    """By brute force: three means on a line, at all angles within the plane of what tells them apart; and many at random in space."""
+    generator = np.random.default_rng(0)
+    clean = torch.from_numpy(generator.integers(0, 3, 300))
+    noisy = torch.where(torch.from_numpy(generator.random(300) < 0.3), torch.from_numpy(generator.integers(0, 3, 300)), clean)
+    least = simplex.least_collapsed_nc1(clean, noisy, 3)
+    plane = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
+    angles = np.linspace(0, np.pi, 1000)
+    lines = torch.from_numpy(np.cos(angles)[:, None] * plane[0] + np.sin(angles)[:, None] * plane[1])[..., None]
+    values = nc1_trace_ratio(lines[:, clean], noisy.expand(1000, -1))
+    assert float(values.min()) == pytest.approx(least, rel=1e-4) and float(values.min()) >= least
+    anywhere = nc1_trace_ratio(torch.from_numpy(generator.standard_normal((1000, 3, 4)))[:, clean], noisy.expand(1000, -1))
+    assert float(anywhere.min()) > least and simplex.collapsed_nc1(clean, noisy, 3) > least > 0
+    assert simplex.least_collapsed_nc1(clean, clean, 3) == 0
 
 
 class Labels:
@@ -84,6 +100,12 @@ def test_words_follow_a_fall_to_the_floor_and_its_absence():
     rows = dimensions.nc2_rows(means, analysis.report_points("exp3"), 10)
     assert rows[0][0] == "2" and rows[0][2] == "6,24" and rows[0][4:] == ["6,74 [6,74; 6,74]", "6,21"]
     assert rows[3][5] == "1,90" and rows[3][2] == "0,00"
+
+
+def test_no_interval_reaches_below_the_floor():
+    means, _ = make_texts(make_last(lambda dim: gram_floor(10, dim) + 0.001))
+    _, noisy, floor, excess, *_ = dimensions.nc2_rows(means, analysis.report_points("exp3"), 10)[0]
+    assert noisy.startswith(f"6,24 [{floor}; 6,3") and "[0,000; 0,0" in excess
 
 
 def test_words_exist_for_one_seed_few_dimensions_and_diverged_networks():

@@ -4,6 +4,7 @@ Its panels keep the report's order, row by row, but stand two abreast, so that t
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
@@ -13,15 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
+from torch import Tensor
 
-from ncbook import analysis, metrics
-from ncbook.analysis import Estimate, bounds, estimate
+from ncbook import analysis
+from ncbook.analysis import Estimate
 from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
 from ncbook.plots import NAMES, STYLE, Panel, comma_tick, y_axis
 from ncbook.provenance import drawn
 from ncbook.report.layer_plots import heatmap
-from ncbook.representations import cka_matrix, pair_estimate
+from ncbook.representations import drift_means, similarity, similarity_matrix
+from ncbook.store import Run
 
 LAYERS = ("L0", "L1", "L2")
 """The layers compared; the report's L3 is L2 again."""
@@ -45,36 +48,29 @@ _OVER_PARAMETERS = {
 @functools.cache
 def cross_width(evidence: Evidence) -> np.ndarray:
     """Mean CKA over all pairs of seeds of the smallest network's layers with the largest one's, `[small, large]`."""
-    epoch, widths = evidence.epoch, sorted({run.spec.model.width for run in evidence.runs})
-    small, large = ([evidence.seen(run, epoch) for run in evidence.of_width(width)] for width in (widths[0], widths[-1]))
-    return np.array([[cka_matrix([x[a] for x in small], [y[b] for y in large]).mean() for b in LAYERS] for a in LAYERS])
+    widths = sorted({run.spec.model.width for run in evidence.runs})
+    small, large = ([evidence.seen(run, evidence.epoch) for run in evidence.of_width(width)] for width in (widths[0], widths[-1]))
+    return similarity_matrix(similarity(small, large, itertools.product(LAYERS, LAYERS)), "biased", LAYERS)
 
 
 @functools.cache
 def drift(evidence: Evidence) -> pd.DataFrame:
-    """CKA with the first kept epoch of the networks kept at several epochs. Columns: metric (the layer), epoch, mean, low, high, n."""
-    followed = [run for run in evidence.runs if len(run.states) > 1]
-    kept = sorted({epoch for run in followed for epoch in run.states})
-    rows = []
-    for layer in LAYERS:
-        for epoch in kept:
-            those = [run for run in followed if epoch in run.states]
-            seen = [(evidence.seen(run, min(run.states))[layer], evidence.seen(run, epoch)[layer]) for run in those]
-            rows.append(
-                {
-                    "metric": layer,
-                    "epoch": epoch,
-                    **estimate([float(metrics.linear_cka(*pair)) for pair in seen]).within(*bounds("biased"))._asdict(),
-                }
-            )
-    return pd.DataFrame(rows)
+    """CKA of the networks that the report follows with their first kept epoch. Columns: metric (the layer), epoch, mean, low, high, n."""
+    followed = evidence.of_width(analysis.report_cka()["drift"]["width"])
+
+    def layers(run: Run, epoch: int) -> dict[str, Tensor]:
+        return {layer: evidence.seen(run, epoch)[layer] for layer in LAYERS}
+
+    means = drift_means({run.spec.seed: {epoch: layers(run, epoch) for epoch in run.states} for run in followed})
+    return means[(means["since"] == "first") & (means["kind"] == "biased")].drop(columns=["since", "kind"])
 
 
 @functools.cache
-def cross_seed(evidence: Evidence) -> dict[str, Estimate]:
-    """CKA between seeds of the networks kept at several epochs, layer by layer."""
-    seen = [evidence.seen(run, evidence.epoch) for run in evidence.runs if len(run.states) > 1]
-    return {layer: pair_estimate(cka_matrix([one[layer] for one in seen])).within(*bounds("biased")) for layer in LAYERS}
+def cross_seed(evidence: Evidence) -> pd.DataFrame:
+    """CKA between seeds of the networks that the report compares. Columns: metric (the layer), mean, low, high, n."""
+    compared = evidence.of_width(analysis.report_cka()["cross_seed"]["width"])
+    table = similarity([evidence.seen(run, evidence.epoch) for run in compared], None, [(layer, layer) for layer in LAYERS])
+    return table[table["kind"] == "biased"].rename(columns={"first": "metric"})[["metric", *Estimate._fields]]
 
 
 def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
@@ -84,8 +80,8 @@ def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
     numbers in brackets, are the report's.
     """
     with mpl.rc_context(STYLE | {"lines.markersize": 4, "lines.linewidth": 1.5}):
-        drawn = Figure(figsize=(6.0, 16.0), layout="constrained")
-        axes = list(drawn.subplots(6, 2).flat)
+        eleven = Figure(figsize=(6.0, 16.0), layout="constrained")
+        axes = list(eleven.subplots(6, 2).flat)
         draw: Sequence[tuple[str, str, Callable[[Axes, Evidence], None]]] = [
             *((title, "exp1", _over_parameters(title, metric)) for title, metric in _OVER_PARAMETERS.items()),
             ("errore di test", "exp2", _over_epochs),
@@ -95,14 +91,14 @@ def figure(evidence: Mapping[str, Evidence], report: str) -> Figure:
             ("CKA B: epoche", "exp4", _drift_curves),
             ("CKA C: semi", "exp4", _bars),
         ]
-        for number, (ax, (title, experiment, panel)) in enumerate(zip(axes, draw), 1):
-            ax.set_title(f"{number}. {title}", loc="left", fontweight="bold")
+        for place, (ax, (title, experiment, panel)) in enumerate(zip(axes, draw), 1):
+            ax.set_title(f"{place}. {title}", loc="left", fontweight="bold")
             if experiment in evidence and evidence[experiment].runs:
                 panel(ax, evidence[experiment])
             else:
                 ax.set_axis_off()
         _legend(axes[-1], report)
-    return drawn
+    return eleven
 
 
 def shown(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
@@ -126,9 +122,8 @@ def shown(evidence: Mapping[str, Evidence]) -> pd.DataFrame:
         report, layers = analysis.report_cka(), [Panel("", {layer: "" for layer in LAYERS})]
         parts += [(9, _matrix(cross_width(exp4), "ncbook")), (9, _matrix(np.array(report["cross_width"]["cka"]), "report"))]
         parts.append((10, drawn(drift(exp4), layers, analysis.report_drift())))
-        means = pd.DataFrame([{"metric": layer, **value._asdict()} for layer, value in cross_seed(exp4).items()])
         points = pd.DataFrame([{"metric": layer, "value": report["cross_seed"]["mean"][layer]} for layer in LAYERS])
-        parts.append((11, drawn(means, layers, points)))
+        parts.append((11, drawn(cross_seed(exp4), layers, points)))
     return pd.concat([table.assign(panel=panel) for panel, table in parts], ignore_index=True).set_index("panel").reset_index()
 
 
@@ -210,11 +205,10 @@ def _drift_curves(ax: Axes, evidence: Evidence) -> None:
 
 def _bars(ax: Axes, evidence: Evidence) -> None:
     theirs = analysis.report_cka()["cross_seed"]["mean"]
-    for place, (layer, value) in enumerate(cross_seed(evidence).items()):
-        color = _LAYER_COLORS[layer]
-        ax.bar(place, value.mean, color=color, alpha=0.75, width=0.6)
-        ax.plot([place, place], [value.low, value.high], color="0.2")
-        _hollow(ax, place, theirs[layer], "black")
+    for place, ours in enumerate(cross_seed(evidence).to_dict("records")):
+        ax.bar(place, ours["mean"], color=_LAYER_COLORS[ours["metric"]], alpha=0.75, width=0.6)
+        ax.plot([place, place], [ours["low"], ours["high"]], color="0.2")
+        _hollow(ax, place, theirs[ours["metric"]], "black")
     ax.set_xticks(range(len(LAYERS)), LAYERS)
     ax.set_ylim(0, 1.05)
     ax.yaxis.set_major_formatter(FuncFormatter(comma_tick))

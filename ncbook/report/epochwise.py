@@ -21,6 +21,8 @@ LATE = 200
 """The epoch from which the report calls its large network's error low and stable."""
 REPORT_LATE = (0.07, 0.10)
 """The band in which nearly all points of the report's curve lie from then on."""
+REPORT_SPIKE = (50, 100)
+"""The epochs between which the report's curves stand against its words."""
 _LEAST = 3  # recorded epochs in a window
 
 
@@ -184,6 +186,12 @@ def level_rows(runs: pd.DataFrame) -> list[list[str]]:
     ]
 
 
+def _span_text(values: Sequence[float]) -> str:
+    """`da 0,072 a 0,130`; `n.d.` where there is no value."""
+    finite = [value for value in values if math.isfinite(value)]
+    return f"da {number(min(finite))} a {number(max(finite))}" if finite else MISSING
+
+
 def in_band_text(low: float, high: float) -> str:
     """How the range of an error, `low` to `high`, lies to `REPORT_LATE`."""
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -233,7 +241,7 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
     large = runs[runs["width"] == widest]
     texts["late_level"] = with_interval(estimate(large["late_median"]))
     low, high = large["late_min"].min(), large["late_max"].max()
-    texts["late_range"] = f"{number(low)}–{number(high)}" if math.isfinite(low) else MISSING
+    texts["late_range"] = _span_text([low, high])
     texts["late_band"] = in_band_text(low, high)
     levels = against_widest(runs.assign(all="all"), "late_median", ["all"])
     texts["late_differences"] = (
@@ -244,12 +252,13 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
     theirs = points.pivot(index="epoch", columns="width", values="value")
     narrow, wide = theirs.columns.min(), theirs.columns.max()
     late_points = theirs.loc[LATE:, wide].dropna()
-    texts["report_late_range"] = f"{number(late_points.min())}–{number(late_points.max())}"
+    texts["report_late_range"] = _span_text(late_points)
     least, most = REPORT_LATE
     texts["report_band"] = f"{number(least, 2)}–{number(most, 2)}"
     texts["report_in_band"] = f"{int(late_points.between(least, most).sum())} su {len(late_points)}"
-    better = theirs.index[theirs[narrow] < theirs[wide]]
-    texts["report_narrow_better"] = listing(number(epoch, 0) for epoch in better)
+    texts["report_spike"] = listing(REPORT_SPIKE)
+    spike = theirs.loc[slice(*REPORT_SPIKE)]
+    texts |= {"report_critical_range": _span_text(spike[narrow]), "report_large_range": _span_text(spike[wide])}
     beside = analysis.beside_report(means, points).dropna(subset="difference")
     texts["report_distance"] = (
         "; ".join(

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from ncbook import analysis, metrics, simplex
-from ncbook.pages import listing, number
-from ncbook.plots import name
+from ncbook.pages import curve_name, listing, number
+from ncbook.report.epochwise import REPORT_SPIKE
+from ncbook.report.modelwise import hidden_points
 
 CLASSES = 10
 
@@ -30,9 +31,10 @@ def texts() -> dict[str, str]:
     errors, nc2 = exp1[exp1["metric"] == "test_error"], exp1[exp1["metric"] == analysis.REPORT_METRICS["nc2"]]
     resnet = errors[errors["model"] == "resnet1d"].pivot(index="width", columns="optimizer", values="value")
     curves = analysis.peaks(errors.rename(columns={"value": "test_error"}).assign(seed=0))
+    ((top, hidden),) = ((peak, one) for peak in curves.to_dict("records") for one in hidden_points(errors, peak).to_dict("records"))
     tops = {row.optimizer: row.width for row in curves.itertuples() if row.model == "resnet1d"}
     widest = nc2[nc2["width"] == nc2["width"].max()]["value"]
-    spike = exp2[exp2["epoch"].between(50, 100)].groupby("width")["value"]
+    spike = exp2[exp2["epoch"].between(*REPORT_SPIKE)].groupby("width")["value"]
     dims = exp3[exp3["metric"] == analysis.REPORT_METRICS["nc2"]].set_index("feature_dim")["value"]
     matrix, drift = np.array(cka["cross_width"]["cka"]), cka["drift"]
     deep = dict(zip(drift["epochs"], drift["L2"]))
@@ -55,11 +57,9 @@ def texts() -> dict[str, str]:
         "report_peak_width": listing(sorted(set(tops.values()))),
         "report_at_peak": "; ".join(number(resnet.loc[width, optimizer]) for optimizer, width in tops.items()),
         "report_at_12": "; ".join(number(resnet.loc[12, optimizer]) for optimizer in tops),
-        "outside_range": listing(
-            f"{name(row.model)} con {name(row.optimizer)} ({number(row.parameters, 0)})"
-            for row in curves.itertuples()
-            if row.parameters > 1e4
-        ),
+        "hidden_curve": curve_name(top["model"], top["optimizer"]),
+        "hidden_top": number(top["parameters"], 0),
+        "hidden_point": number(hidden["parameters"], 0),
         "spike_large": number(spike.max()[64], 2),
         "best_critical": number(spike.min()[12], 2),
         "noise_nc1": number(simplex.collapsed_nc1_closed(0.18, CLASSES), 2),

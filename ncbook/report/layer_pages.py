@@ -9,7 +9,7 @@ from ncbook import analysis
 from ncbook.analysis import CURVE, Estimate, seed_means
 from ncbook.claims import Check
 from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_article, with_interval
-from ncbook.representations import SHARE_MEASURES, STEPS, WHOLE
+from ncbook.representations import SHARE_MEASURES, STEPS
 from ncbook.spec import OPTIMIZERS, SIGNAL_MODELS
 
 SHARE_NAMES = dict(zip(SHARE_MEASURES, ("log NC1, tracce", "log NC1", "separazione")))
@@ -80,10 +80,10 @@ def beside_report(table: pd.DataFrame, report: Mapping[tuple[str, str], float]) 
 
 
 def similarity_texts(name: str, table: pd.DataFrame, seeds: int) -> dict[str, str]:
-    """How CKA goes from layer to layer (`<name>_order`, `<name>_debiased_order`), what it rests on (`<name>_pairs`), `<name>_L0` to L2."""
+    """How CKA goes from layer to layer (`<name>_order`, `<name>_debiased_order`), what it rests on (`<name>_pairs`), and `<name>_L2`."""
     biased, debiased = (_means(table, kind=kind) for kind in ("biased", "debiased"))
     layers = list(STEPS["resnet1d"])
-    texts = {f"{name}_{layer}": with_interval(biased[layer], 2) for layer in biased if layer != WHOLE}
+    texts = {f"{name}_L2": with_interval(biased["L2"], 2)}
     texts[f"{name}_order"] = order_text([biased[layer].mean for layer in layers])
     texts[f"{name}_debiased_order"] = order_text([debiased[layer].mean for layer in layers])
     return texts | {f"{name}_pairs": pairs_text(seeds, biased.values())}
@@ -104,18 +104,6 @@ def explained_text(parts: Mapping[str, Estimate]) -> str:
         verdict = "sparirebbe meno della metà della" if share >= 0.1 else "non sparirebbe quasi nulla della"
     means = f"da {number(parts['all'].mean, 2)} a {number(parts['means'].mean, 2)}"
     return f"senza i residui la CKA passerebbe {means}, cioè {verdict} distanza da 1 ({percent(round(share, 3))})"
-
-
-def mean_chance_text(parts: Mapping[str, Estimate]) -> str:
-    """Whether the class means of two networks are more alike than their sizes and angles alone make them."""
-    excess = parts["means"].mean - parts["means_chance"].mean
-    if not math.isfinite(excess):
-        return MISSING
-    if excess > 0.05:
-        return f"le medie si somigliano più di quanto darebbero classi scambiate a caso (di {number(excess, 2)})"
-    return (
-        f"le medie non si somigliano in modo apprezzabile più di quanto darebbero classi scambiate a caso ({number(excess, 2, sign=True)})"
-    )
 
 
 def part_rows(columns: Sequence[Mapping[str, Estimate]]) -> list[list[str]]:

@@ -25,11 +25,21 @@ def _estimate(row: Mapping | None, prefix: str = "") -> Estimate:
     return Estimate(*(row[prefix + field] for field in Estimate._fields))
 
 
+def hidden_points(points: pd.DataFrame, peak: Mapping) -> pd.DataFrame:
+    """The points that the report's figure hides between the minima on either side of a curve's peak, and that may stand above it.
+
+    points: of one metric, from `analysis.report_points`; peak: a row of their `analysis.peaks`.
+    """
+    curve = points[(points["model"] == peak["model"]) & (points["optimizer"] == peak["optimizer"])]
+    return curve[curve["value"].isna() & curve["width"].between(peak["before_width"], peak["after_width"])]
+
+
 def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
     """The double descent of every curve, ours and the report's: `<model>_<optimizer>_<what>` for a table, and sentences that sum up."""
     widest = last["width"].max()
     ours = analysis.peaks(last)
-    theirs = analysis.peaks(points[points["metric"] == "test_error"].rename(columns={"value": "test_error"}).assign(seed=0))
+    errors = points[points["metric"] == "test_error"]
+    theirs = analysis.peaks(errors.rename(columns={"value": "test_error"}).assign(seed=0))
     means = analysis.seed_means(last, ["test_error", "train_error"])
     present = {(model, optimizer) for model, optimizer in zip(last["model"], last["optimizer"])}
     texts, second, trained = {"widest": f"W = {widest}"}, [], []
@@ -40,7 +50,9 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
             none = "nessuno" if (model, optimizer) in present else MISSING
             texts[f"{key}_peak"] = f"{peak['width']} ({number(peak['parameters'], 0)})" if peak else none
             texts[f"{key}_seed_peaks"] = listing(sorted(set(peak["seed_widths"]))) if peak else none
-            texts[f"{key}_report_peak"] = f"{report['width']} ({number(report['parameters'], 0)})" if report else "nessuno"
+            hidden = listing(hidden_points(errors, report)["width"]) if report else ""
+            unread = f"; punto a W = {hidden} non leggibile" if hidden else ""
+            texts[f"{key}_report_peak"] = f"{report['width']} ({number(report['parameters'], 0)}{unread})" if report else "nessuno"
             texts[f"{key}_peak_error"] = with_interval(_estimate(peak)) if peak else MISSING
             texts[f"{key}_report_peak_error"] = number(report["mean"]) if report else MISSING
             texts[f"{key}_rise"] = with_interval(_estimate(peak, "rise_"), sign=True) if peak else MISSING
