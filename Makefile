@@ -26,10 +26,10 @@ clean:  ## pages and executed notebooks; trained runs are kept
 	rm -rf _build executed
 
 .venv/installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
-	    "ncbook needs Python 3.10 or newer, this is %d.%d: try make PYTHON=python3.12 (or whichever you have)." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+	    "ncbook needs Python 3.11 to 3.13, this is %d.%d: try make PYTHON=python3.12 (or whichever you have)." % sys.version_info[:2])'
 	@echo "Installing the pinned packages into .venv: some minutes, once."
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	@$(PIP) install --requirement requirements.txt
 	@$(PIP) install --no-deps --editable .
 	@touch $@

@@ -1,7 +1,6 @@
 """The HTML of the book: executes the chapters that are out of date, then lets Jupyter Book render the pages."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs, execute, one_thread
 from ncbook.store import Store
+from ncbook.sweep import cores
 
 EXECUTED = ROOT / "executed"
 HTML = ROOT / "_build" / "html"
@@ -50,7 +50,7 @@ def published_page(chapter: Chapter) -> Path:
 
 def _execute_stale(chapters: Iterable[Chapter]) -> None:
     """Executes those chapters whose page is not made from what there is now, as many at once as there are cores."""
-    facts = [ROOT / "book" / "claims.yml", *(ROOT / "book" / "reference").rglob("*")]
+    facts = [ROOT / "requirements.txt", ROOT / "book" / "claims.yml", *(ROOT / "book" / "reference").rglob("*")]
     stale = {}
     for chapter in chapters:
         digest = _digest([chapter.notebook, *(ROOT / "ncbook").rglob("*.py"), *facts, *_published(chapter)])
@@ -62,7 +62,7 @@ def _execute_stale(chapters: Iterable[Chapter]) -> None:
         execute(chapter, {}, EXECUTED, progress=False)
         made_from.write_text(digest)
 
-    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with one_thread(), ThreadPoolExecutor(cores()) as pool:
         executions = {pool.submit(update, *what): name for name, what in stale.items()}
         try:
             for number, execution in enumerate(as_completed(executions), 1):
@@ -80,7 +80,7 @@ def build_book() -> Path:
     Raises `BuildError` if runs are not published or Jupyter Book finds fault, `ExecutionError` if a chapter fails.
     """
     _execute_stale(CHAPTERS.values())
-    pages = [*ROOT.glob("_*.yml"), *EXECUTED.glob("*.ipynb"), *(ROOT / "book").rglob("*")]
+    pages = [ROOT / "requirements.txt", *ROOT.glob("_*.yml"), *EXECUTED.glob("*.ipynb"), *(ROOT / "book").rglob("*")]
     digest = _digest(pages)
     made_from = HTML / ".digest"
     if not (made_from.is_file() and made_from.read_text() == digest):

@@ -119,7 +119,11 @@ def run(chapter: Chapter, given: dict[str, Any], out: Path | None) -> None:
 
 @main.command()
 @_chapter_and_parameters
-@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Stop in time; the same command resumes.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop then, with the epoch; the same command resumes.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "tf32", "bf16", "float64"]), default="float32", show_default=True, help="Precision.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes [one per core].")
@@ -296,6 +300,8 @@ def export(file: Path, chapter_name: str | None) -> None:
     """
     from ncbook.store import Store
 
+    if str(file) in CHAPTERS:
+        raise ChapterError(f"{file} is a chapter: name the file first, ncbook runs export {file}.zip {file}.")
     store = Store()
     keys = _present(find_chapter(chapter_name), {}, store) if chapter_name else store.keys()
     click.echo(f"{store.export_runs(file, keys)} runs are in {file}.")

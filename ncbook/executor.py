@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from ncbook import __version__, data
-from ncbook.spec import RunSpec
+from ncbook.images import load_images
+from ncbook.spec import IMAGES, RunSpec
 from ncbook.store import Run, Store
-from ncbook.sweep import SweepError, SweepStopped, distinct
-from ncbook.train import DTYPES, StackTrainer, estimate_seconds, stack_key, stack_size
+from ncbook.sweep import SweepArgumentError, SweepError, SweepStopped, cores, distinct, require_arguments
+from ncbook.train import StackTrainer, estimate_seconds, stack_key, stack_size
 
-DEVICES = ("auto", "cpu", "cuda")
 CHECKPOINT_SECONDS = 60
 # These take effect only when a process starts: freed memory is kept for the next step instead of going back to the system.
 WORKER_ENVIRONMENT = {
@@ -121,35 +121,13 @@ def _cost(spec: RunSpec, epoch: int) -> float:
     return estimate_seconds(spec) * (1 - epoch / spec.epochs)
 
 
-def _checked_setting(device: str, dtype: str) -> Setting:
-    if device not in DEVICES:
-        raise SweepError(f"device={device!r} is unknown: choose one of {', '.join(DEVICES)}.")
-    if dtype not in DTYPES:
-        raise SweepError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
+def _setting(device: str, dtype: str) -> Setting:
     if device == "cuda" and not torch.cuda.is_available():
-        raise SweepError("device='cuda': PyTorch sees no GPU here; use device='cpu' or 'auto'.")
+        raise SweepArgumentError("device='cuda': PyTorch sees no GPU here; use device='cpu' or 'auto'.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "tf32" and device == "cpu":
-        raise SweepError("dtype='tf32' exists on NVIDIA GPUs only; on the CPU use float32 or bf16.")
+    require_arguments(device, dtype)
     return Setting(device, dtype)
-
-
-def _checked_jobs(jobs: int | None, device: str) -> int:
-    if jobs is None:
-        return (os.cpu_count() or 1) if device == "cpu" else 1
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise SweepError(f"jobs={jobs!r} is not a number of processes: give a whole number from 1, or leave it out for one per core.")
-    return jobs
-
-
-def _deadline(max_minutes: float | None) -> float:
-    """The time, as `time.time()` gives it, at which to stop."""
-    if max_minutes is None:
-        return math.inf
-    if isinstance(max_minutes, bool) or not isinstance(max_minutes, (int, float)) or not max_minutes > 0:
-        raise SweepError(f"max_minutes={max_minutes!r} is not a duration: give a number above 0, or leave it out for no limit.")
-    return time.time() + 60 * max_minutes
 
 
 def hardware(device: str) -> str:
@@ -167,10 +145,11 @@ def plan(
     """What `sweep` with the same arguments would find and train.
 
     The estimate is scaled by how long the runs found took that were made on this hardware in this way.
-    Raises `SweepError` for bad arguments and `StoreError` for a damaged run.
+    Raises `SweepArgumentError` for bad arguments and `StoreError` for a damaged run.
     """
-    specs, setting, store = distinct(specs), _checked_setting(device, dtype), store or Store()
-    jobs = _checked_jobs(jobs, setting.device)
+    require_arguments(device, dtype, jobs)
+    specs, setting, store = distinct(specs), _setting(device, dtype), store or Store()
+    jobs = jobs or (cores() if setting.device == "cpu" else 1)
     found = tuple(store.load(spec.key) for spec in specs if spec.key in store)
     missing = tuple(spec for spec in specs if spec.key not in store)
     checkpointed = {spec.key: state[0] for spec in missing if (state := _resumable(store, spec, setting))}
@@ -196,9 +175,11 @@ def _resumable(store: Store, spec: RunSpec, setting: Setting) -> tuple[int, dict
 
 def train(todo: Plan, store: Store, max_minutes: float | None = None) -> None:
     """Trains and stores the plan's missing runs, after printing what that costs. Raises as `sweep.train_missing`."""
-    deadline = _deadline(max_minutes)
+    deadline = time.time() + 60 * max_minutes if max_minutes else math.inf
     print(todo, flush=True)
     store.require_writable()
+    for name in {spec.data.name for spec in todo.missing}.intersection(IMAGES):
+        load_images(name)  # here once: each process would fetch, or complain, by itself
     failures, stopped = _train_stacks(todo, store, deadline)
     left = [spec for spec in todo.missing if spec.key not in store]
     if failures:
@@ -283,13 +264,28 @@ def _failure(stack: Stack, error: BaseException) -> str:
 
 _progress: Any
 _stop: Any
+_orphaned = threading.Event()
+_training = threading.Lock()
 
 
 def _start_worker(progress: Any, stop: Any) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
+    threading.Thread(target=_outlive_no_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # what decays to nothing, such as the weights of dead units, would slow every product
+
+
+def _outlive_no_parent() -> None:
+    """Ends this process soon after the one that started it, however that ended: what is in training is checkpointed first."""
+    multiprocessing.parent_process().join()
+    _orphaned.set()
+    with _training:
+        os._exit(1)  # the queue for which the main thread waits would keep it for good
+
+
+def _stopping(deadline: float) -> bool:
+    return _stop.is_set() or _orphaned.is_set() or time.time() > deadline
 
 
 _Begun = tuple[RunSpec, dict[str, Any], dict[str, np.ndarray]]  # a run and what `_resumable` found of it but the epoch, empty if nothing
@@ -306,12 +302,13 @@ def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) 
             epoch, making, arrays = _resumable(store, spec, setting) or (0, {}, {})
             groups.setdefault(epoch, []).append((spec, making, arrays))
     _progress.put(stack.cost - sum(_cost(spec, epoch) for epoch, group in groups.items() for spec, *_ in group))
-    return sum(_train_together(group, setting, store, deadline) for group in groups.values())
+    with _training:
+        return sum(_train_together(group, setting, store, deadline) for group in groups.values())
 
 
 def _train_together(begun: list[_Begun], setting: Setting, store: Store, deadline: float) -> int:
     """As `_train_stack`, for runs that are all at one epoch."""
-    if _stop.is_set() or time.time() > deadline:
+    if _stopping(deadline):
         return 0
     specs, makings, states = zip(*begun)
     new = {
@@ -342,7 +339,7 @@ def _train_together(begun: list[_Begun], setting: Setting, store: Store, deadlin
             _progress.put(unreported)
             left -= unreported
             reported, unreported = now, 0.0
-        stopping = _stop.is_set() or time.time() > deadline
+        stopping = _stopping(deadline)
         if members and (stopping or now - kept > CHECKPOINT_SECONDS):
             for member, arrays in zip(members, trainer.checkpoint(), strict=True):
                 making = {**member.making, "epoch": trainer.epoch}

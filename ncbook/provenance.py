@@ -28,7 +28,7 @@ _PHRASES = {
         "remake": "Per rifare la figura: {}, che addestra prima le reti mancanti, se ce ne sono.",
         "train": "Per addestrarle soltanto, anche a tratti: {}.",
         "data": "Dati della figura (CSV, {} righe)",
-        "made": "Addestramento: {}; precisione {}; {}.",
+        "made": "Addestramento: {}; precisione {}; dati: {}; {}.",
         "common": "Comune a tutte: {}.",
     },
     "en": {
@@ -42,7 +42,7 @@ _PHRASES = {
         "remake": "To remake the figure: {}, which first trains the networks that are missing, if any.",
         "train": "To train them only, in several sittings if need be: {}.",
         "data": "Data of the figure (CSV, {} rows)",
-        "made": "Training: {}; precision {}; {}.",
+        "made": "Training: {}; precision {}; data: {}; {}.",
         "common": "Common to all: {}.",
     },
 }
@@ -151,15 +151,14 @@ class Provenance:
         )
 
     def _made(self, runs: Sequence[Run]) -> list[str]:
-        """How long training took, in which precision and with which versions; the specs."""
+        """How long training took, in which precision, on data from where and with which versions; the specs."""
         if not runs:
             return []
         words = _PHRASES[self.language]
         minutes = sum(run.provenance["seconds"] for run in runs) / 60
         versions = sorted({f"{name} {version}" for run in runs for name, version in run.provenance["versions"].items()})
-        made = words["made"].format(
-            f"{_count(round(minutes), self.language)} min", _span(run.provenance["dtype"] for run in runs), ", ".join(versions)
-        )
+        dtypes, sources = (", ".join(sorted({run.provenance[field] for run in runs})) for field in ("dtype", "data"))
+        made = words["made"].format(f"{_count(round(minutes), self.language)} min", dtypes, sources, ", ".join(versions))
         shared, varied = (html.escape(text, quote=False) for text in _shared_and_varied(runs))
         common = words["common"].format(f"<code>{shared}</code>") if shared else ""
         return [f"<p>{html.escape(made)} {common}</p>", f'<pre tabindex="0">{varied}</pre>']

@@ -1,7 +1,8 @@
 """What a run is: frozen, validated, and named by a hash of its own content.
 
 A `RunSpec` says everything that decides a run's numbers, and nothing about where or how fast it was made (device, precision and
-duration are provenance). Equal specs have equal keys on every machine, so a key is a run's name for good.
+duration are provenance, and so is whether images came from the original files or from a copy that may be lossy). Equal specs have equal
+keys on every machine, so a key is a run's name for good.
 """
 
 import dataclasses
@@ -45,12 +46,17 @@ def _integer(name: str, value: Any, least: int) -> None:
         raise SpecError(f"{name}={value} is too large: it must be at most {LARGEST:,}.")
 
 
-def _number(name: str, value: Any, least: float, below: float = math.inf, open_left: bool = False) -> None:
+def _number(name: str, value: Any, least: float, below: float = math.inf, open_left: bool = False) -> float:
+    """The value as a float, 0 without a sign."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SpecError(f"{name}={value!r} is not a number.")
     if not (value > least if open_left else value >= least) or not value < below:
         left, right = ("(" if open_left else "["), ("∞" if below == math.inf else f"{below:g}")
         raise SpecError(f"{name}={value} is outside {left}{least:g}, {right}).")
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        raise SpecError(f"{name}={value} is too large: give a number that a float can hold.") from None
 
 
 class _Spec:
@@ -106,9 +112,8 @@ class DataSpec(_Spec):
             if self.subset > IMAGES[self.name]:
                 most = f"{IMAGES[self.name]:,} training images"
                 raise SpecError(f"data.subset={self.subset}: {self.name} has {most}; choose a number up to that, or all.")
-        _number("data.label_noise", self.label_noise, 0, below=1)
+        object.__setattr__(self, "label_noise", _number("data.label_noise", self.label_noise, 0, below=1))
         _integer("data.noise_seed", self.noise_seed, 0)
-        object.__setattr__(self, "label_noise", float(self.label_noise))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +169,12 @@ class OptimizerSpec(_Spec):
 
     def __post_init__(self) -> None:
         _choice("optimizer.name", self.name, OPTIMIZERS)
-        _number("optimizer.lr", self.lr, 0, open_left=True)
-        _number("optimizer.momentum", self.momentum, 0, below=1)
-        _number("optimizer.weight_decay", self.weight_decay, 0)
+        object.__setattr__(self, "lr", _number("optimizer.lr", self.lr, 0, open_left=True))
+        object.__setattr__(self, "momentum", _number("optimizer.momentum", self.momentum, 0, below=1))
+        object.__setattr__(self, "weight_decay", _number("optimizer.weight_decay", self.weight_decay, 0))
         _choice("optimizer.schedule", self.schedule, SCHEDULES)
         if self.name != "sgd" and self.momentum != 0:
             raise SpecError(f"optimizer.momentum={self.momentum}: {self.name} takes no momentum; leave it out.")
-        for name in ("lr", "momentum", "weight_decay"):
-            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +206,8 @@ class InterventionSpec(_Spec):
 
     def __post_init__(self) -> None:
         _integer("intervention.epoch", self.epoch, 1)
-        _number("intervention.factor", self.factor, 0, open_left=True)
+        object.__setattr__(self, "factor", _number("intervention.factor", self.factor, 0, open_left=True))
         _choice("intervention.target", self.target, TARGETS)
-        object.__setattr__(self, "factor", float(self.factor))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +222,8 @@ class StopSpec(_Spec):
     margin: int = 0
 
     def __post_init__(self) -> None:
-        _number("stop.nc1", self.nc1, 0, open_left=True)
+        object.__setattr__(self, "nc1", _number("stop.nc1", self.nc1, 0, open_left=True))
         _integer("stop.margin", self.margin, 0)
-        object.__setattr__(self, "nc1", float(self.nc1))
 
 
 @dataclass(frozen=True, kw_only=True)

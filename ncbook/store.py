@@ -233,7 +233,9 @@ class Store:
         return len(paths)
 
     def export_runs(self, file: Path | str, keys: Iterable[str]) -> int:
-        """Packs runs, checked, into one file for `import_runs`; returns how many."""
+        """Packs runs, checked, into one file for `import_runs`; returns how many. Raises `StoreError` where it cannot be written."""
+        if not (folder := Path(file).parent).is_dir():
+            raise StoreError(f"{file} cannot be written: there is no folder {folder}; make it first, or choose another.")
         paths = [self._existing(key) for key in keys]
         for path in paths:
             _read_path(path)

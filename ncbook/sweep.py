@@ -3,6 +3,7 @@
 The only place where specs, store and training meet. Training, and torch with it, is imported only if something is missing.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bf16", "tf32", "float64")
+"""Those of `train.DTYPES`, which cannot be read without torch."""
+
+
 class SweepError(RuntimeError):
     """A sweep that cannot begin, or runs that failed; the message says why and what to do."""
 
@@ -21,12 +27,21 @@ class SweepStopped(SweepError):
     """A sweep that was interrupted or ran out of its time; the message says how far it came."""
 
 
+class SweepArgumentError(SweepError, ValueError):
+    """What a sweep was asked for cannot be; nothing was trained."""
+
+
+def cores() -> int:
+    """How many processes this one may run side by side at full speed."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """The specs without repetitions, in their order."""
     specs = list(specs)
     for spec in specs:
         if not isinstance(spec, RunSpec):
-            raise SweepError(f"{spec!r} is not a RunSpec: a sweep takes a list of RunSpec.")
+            raise SweepArgumentError(f"{spec!r} is not a RunSpec: a sweep takes a list of RunSpec.")
     return list({spec.key: spec for spec in specs}.values())
 
 
@@ -42,9 +57,11 @@ def train_missing(
     """Trains and stores the runs that the store lacks, after printing what that costs.
 
     `jobs`: processes, by default one per core on the CPU and one on the GPU. `dtype`: float32, bf16 (mixed precision), tf32 (GPU), float64.
-    Raises `SweepStopped` on Ctrl-C or after `max_minutes`, `SweepError` for bad arguments and failed runs, `StoreError` for damaged ones.
+    Raises `SweepStopped` on Ctrl-C or after `max_minutes`, `SweepArgumentError` for bad arguments, `SweepError` for failed runs and
+    `StoreError` for damaged ones.
     """
     specs, store = distinct(specs), store or Store()
+    require_arguments(device, dtype, jobs, max_minutes)
     if all(spec.key in store for spec in specs):
         print(f"{len(specs)} {'run' if len(specs) == 1 else 'runs'}: all found.", flush=True)
         return
@@ -52,6 +69,23 @@ def train_missing(
     from ncbook import executor
 
     executor.train(executor.plan(specs, store, device=device, dtype=dtype, jobs=jobs), store, max_minutes)
+
+
+def require_arguments(device: str, dtype: str, jobs: int | None = None, max_minutes: float | None = None) -> None:
+    """Raises `SweepArgumentError` for what no machine can do."""
+    if device not in DEVICES:
+        raise SweepArgumentError(f"device={device!r} is unknown: choose one of {', '.join(DEVICES)}.")
+    if dtype not in DTYPES:
+        raise SweepArgumentError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}.")
+    if dtype == "tf32" and device == "cpu":
+        raise SweepArgumentError("dtype='tf32' exists on NVIDIA GPUs only; on the CPU use float32 or bf16.")
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+        raise SweepArgumentError(
+            f"jobs={jobs!r} is not a number of processes: give a whole number from 1, or leave it out for one per core."
+        )
+    number = isinstance(max_minutes, (int, float)) and not isinstance(max_minutes, bool)
+    if max_minutes is not None and not (number and max_minutes > 0):
+        raise SweepArgumentError(f"max_minutes={max_minutes!r} is not a duration: give a number above 0, or leave it out for no limit.")
 
 
 def load_runs(specs: Iterable[RunSpec], store: Store | None = None) -> list[Run]:

@@ -98,6 +98,7 @@ def test_help_imports_nothing_heavy():
             ["runs", "publish", "tiny", "-p", "widths", "[6]"],
             "1 of the 1 runs that tiny needs are not there: `ncbook sweep tiny` with the same parameters trains them.",
         ),
+        (["runs", "export", "tiny"], "tiny is a chapter: name the file first, ncbook runs export tiny.zip tiny."),
         (["runs", "export", "all.zip", "tiny"], "2 of the 2 runs that tiny needs are not there: `ncbook sweep tiny` trains them."),
     ],
 )
@@ -197,13 +198,15 @@ def test_build_does_what_is_out_of_date_and_no_more(tiny, store, tmp_path, monke
         monkeypatch.setattr(ncbook.build, name, path)
     keep_runs(store, chapter_specs(tiny, {}))
     store.publish(store.keys())
+    (tmp_path / "requirements.txt").write_text("sphinx==1\n")
     (tmp_path / "_config.yml").write_text('title: Tiny\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n')
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: executed/tiny}]\n")
     (tmp_path / "book" / "index.md").write_text("# First\n")
     executed, page = tmp_path / "executed" / "tiny.ipynb", tmp_path / "_build" / "html" / "index.html"
+    rendered = page.parent / "book" / "index.html"
 
     def build(code=0):
-        result = ncbook_run("build", code=code), (executed.stat().st_mtime_ns, page.stat().st_mtime_ns)
+        result = ncbook_run("build", code=code), (executed.stat().st_mtime_ns, rendered.stat().st_mtime_ns)
         capfd.readouterr()
         return result
 
@@ -211,10 +214,14 @@ def test_build_does_what_is_out_of_date_and_no_more(tiny, store, tmp_path, monke
     assert out.endswith(f"The book is {page}.\n")
     assert build()[1] == first
 
+    (tmp_path / "requirements.txt").write_text("sphinx==2\n")
+    _, renewed = build()
+    assert renewed[0] > first[0] and renewed[1] > first[1]
+
     (tmp_path / "book" / "index.md").write_text("# Second\n")
     _, second = build()
-    assert second[0] == first[0]
-    assert "Second" in (page.parent / "book" / "index.html").read_text()
+    assert second[0] == renewed[0]
+    assert "Second" in rendered.read_text()
 
     write_notebook(tiny.notebook, nbformat.v4.new_markdown_cell("# Changed"), widths="[2]")
     (tmp_path / "book" / "index.md").write_text("# Third\n\n[nowhere](nowhere.md)\n")

@@ -50,6 +50,10 @@ def test_departures_name_what_is_less_than_the_papers_scale_and_nothing_else():
     assert fewer == "12,000 of the 60,000 training images of MNIST"
     (one,) = pages.departures([made_up(spec) for spec in baseline([0], subset=0, switch=200, epochs=600)])
     assert one == "1 seed, where the paper has 3 in the experiments of which it says how many"
+    cells = fn_grid_specs(["cifar10"], 16, 0, 200, 700, [0, 1, 2])
+    lossy = [dataclasses.replace(run, provenance=run.provenance | {"data": "cifar10 (jpeg q75)"}) for run in map(made_up, cells)]
+    assert pages.departures(lossy) == ["CIFAR-10 in a lossy copy, JPEG images of quality 75"]
+    assert "JPEG" in pages.scale_box(lossy).data and "JPEG" in pages.limit_texts(lossy)["scale_limits"]
     cells = fn_grid_specs(["cifar10"], 8, 0, 200, 300, [0, 1, 2])
     assert pages.departures([made_up(spec) for spec in cells]) == [
         "ResNet-20 of width 8, first published with 16, the paper giving none",

@@ -24,7 +24,7 @@ TABLE = pd.DataFrame({"metric": ["test_error", "nc1"], "mean": [1 / 3, 2e-9], "n
 
 def run(spec, started="2026-11-21T19:58:03+00:00", **provenance):
     provenance = {"hardware": "a <CPU>", "dtype": "float32", "scale": "2 epochs, 4,000 training points", "seconds": 90.0} | provenance
-    provenance |= {"started": started, "versions": {"torch": "2.0"}}
+    provenance = {"data": "mnist1d (generated, seed 42)", "started": started, "versions": {"torch": "2.0"}} | provenance
     return Run(spec, provenance, np.array(spec.recorded_epochs), {}, {})
 
 
@@ -47,6 +47,12 @@ def test_the_line_says_scale_seeds_hardware_and_dates(runs):
     assert english == "1 network, 2 epochs on 4,000 points · seed 0 · a <CPU> · 2026-11-21"
     long = run(chapter_specs(EXP1, {"widths": [2], "models": ["cnn1d"], "optimizers": ["sgd"], "epochs": 2000, "seeds": [0]})[0])
     assert page.summary([long]).startswith("1 rete, 2.000 epoche su")
+
+
+def test_the_line_tells_where_data_came_from(runs):
+    copied = [*runs, run(runs[0].spec, data="cifar10 (jpeg q75)")]
+    text = Provenance("exp1", copied, DEFAULTS, "en").line("errors", TABLE).data
+    assert "precision float32; data: cifar10 (jpeg q75), mnist1d (generated, seed 42); torch 2.0." in text
 
 
 def test_every_run_is_named_with_what_only_it_has(runs):

@@ -90,6 +90,10 @@ REFUSED = {
         lambda: ModelSpec(name="cnn1d", width=10**399),
         f"model.width={10**399} is too large: it must be at most 2,147,483,647.",
     ),
+    "rate beyond floats": (
+        lambda: OptimizerSpec(name="adam", lr=10**400),
+        f"optimizer.lr={10**400} is too large: give a number that a float can hold.",
+    ),
     "epochs of 0": (lambda: run(epochs=0), "epochs=0 is too small: it must be at least 1."),
     "negative seed": (lambda: run(seed=-1), "seed=-1 is too small: it must be at least 0."),
     "batch of 1": (lambda: run(batch_size=1), "batch_size=1 is too small: it must be at least 2."),
@@ -192,6 +196,7 @@ def test_equal_specs_have_equal_keys_however_they_were_written():
     fractional = OptimizerSpec(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0)
     assert run(optimizer=whole).key == run(optimizer=fractional).key
     assert run(snapshots=(400, 1)).key == run(snapshots=[1, 400, 1]).key
+    assert run(data=DataSpec(label_noise=-0.0)).key == run(data=DataSpec(label_noise=0.0)).key
 
 
 OTHERS = [

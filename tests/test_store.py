@@ -316,6 +316,12 @@ def test_export_and_import(store, tmp_path):
         assert_equal_runs(run, there.load(run.spec.key))
 
 
+def test_export_makes_no_folders(store, tmp_path):
+    with pytest.raises(StoreError, match="there is no folder .*nowhere; make it first, or choose another."):
+        store.export_runs(tmp_path / "nowhere" / "runs.zip", [])
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_export_of_a_missing_run_writes_nothing(store, tmp_path):
     with pytest.raises(StoreError, match="There is no run"):
         store.export_runs(tmp_path / "runs.zip", [KEY])

@@ -5,19 +5,22 @@ import json
 import math
 import os
 import queue
+import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ncbook import executor
+from ncbook import executor, train
 from ncbook.executor import Setting, Stack, plan
 from ncbook.spec import DataSpec, InterventionSpec, ModelSpec, OptimizerSpec, RunSpec, StopSpec, SwitchSpec
 from ncbook.store import Store, StoreError
-from ncbook.sweep import LABELS, SweepError, SweepStopped, load_runs, sweep, train_missing
+from ncbook.sweep import DTYPES, LABELS, SweepArgumentError, SweepError, SweepStopped, load_runs, sweep, train_missing
 from ncbook.train import estimate_seconds, stack_size
 
 COLUMNS = [*LABELS, "epoch"]
@@ -74,6 +77,7 @@ def in_threads(monkeypatch):
     """Workers that are threads of this process: they need not load PyTorch and the data again. `trained` has real ones."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(executor, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(executor, "_outlive_no_parent", lambda: None)
     yield
     torch.set_num_threads(threads)
 
@@ -338,11 +342,45 @@ def test_failing_stack_is_named_and_the_others_finish(empty, in_threads):
     assert spec(2).key in empty
 
 
+ENDLESS = """
+from ncbook.spec import ModelSpec, OptimizerSpec, RunSpec
+from ncbook.store import Store
+from ncbook.sweep import train_missing
+if __name__ == "__main__":
+    endless = RunSpec(model=ModelSpec(name="cnn1d", width=2), optimizer=OptimizerSpec(name="adam", lr=1e-3), epochs=5000, seed=0)
+    train_missing([endless], device="cpu", jobs=1)
+"""
+
+
+def test_workers_of_a_killed_process_keep_a_checkpoint_and_end(tmp_path):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    environment = os.environ | {"NCBOOK_RUNS": str(tmp_path / "own")}
+    parent = subprocess.Popen([sys.executable, "endless.py"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    seen = ""
+    while not re.search(r"[1-9]%", seen):
+        assert (letter := parent.stderr.read(1)), seen
+        seen += letter
+    children = [int(child) for child in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    parent.kill()
+    parent.wait()
+    waiting = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < waiting:
+        time.sleep(0.1)
+    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
+    (checkpoint,) = (tmp_path / "own" / "checkpoints").glob("*.npz")
+    with np.load(checkpoint) as arrays:
+        assert json.loads(arrays["making"].item())["epoch"] > 1
+
+
+def test_what_can_be_asked_for_is_what_training_knows():
+    assert set(DTYPES) == set(train.DTYPES)
+
+
 REFUSED = {
     "no spec": (["exp1"], {}, "'exp1' is not a RunSpec: a sweep takes a list of RunSpec."),
     "device": ([PLAIN], {"device": "tpu"}, "device='tpu' is unknown: choose one of auto, cpu, cuda."),
     "no GPU": ([PLAIN], {"device": "cuda"}, "device='cuda': PyTorch sees no GPU here; use device='cpu' or 'auto'."),
-    "dtype": ([PLAIN], {"dtype": "fp8"}, "dtype='fp8' is unknown: choose one of float32, float64, tf32, bf16."),
+    "dtype": ([PLAIN], {"dtype": "fp8"}, "dtype='fp8' is unknown: choose one of float32, bf16, tf32, float64."),
     "tf32": (
         [PLAIN],
         {"device": "cpu", "dtype": "tf32"},
@@ -364,10 +402,16 @@ REFUSED = {
 @pytest.mark.parametrize(("specs", "arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_before_anything_is_trained(specs, arguments, message, empty, no_training, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SweepError) as error:
+    with pytest.raises(SweepArgumentError) as error:
         sweep(specs, store=empty, **arguments)
     assert str(error.value) == message
     assert capsys.readouterr().out == ""
+
+
+def test_bad_arguments_are_refused_even_where_nothing_is_missing(trained):
+    for arguments in ({"device": "cpu", "dtype": "tf32"}, {"max_minutes": math.nan}, {"jobs": 0}):
+        with pytest.raises(SweepArgumentError):
+            sweep([PLAIN], store=trained, **arguments)
 
 
 def test_damaged_run_is_refused_before_anything_is_trained(trained, tmp_path, no_training):

@@ -35,6 +35,11 @@ NAMES = {
     "adam": "Adam",
 }
 """Display names of data, models, activations and optimisers."""
+_COPIES = {
+    "cifar10 (jpeg q75)": "CIFAR-10 in a lossy copy, JPEG images of quality 75",
+    "cifar10 (images)": "CIFAR-10 in a copy as image files",
+}
+"""What a run's provenance calls data that are not the original files."""
 _ENGLISH = str.maketrans(",.;", ".,,")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -171,6 +176,7 @@ def departures(runs: Sequence[Run]) -> list[str]:
             found.append(f"{name(data)}, which the paper does not use")
         elif subset and subset < paper.IMAGES[data]:
             found.append(f"{number(subset, 0)} of the {number(paper.IMAGES[data], 0)} training images of {name(data)}")
+    found += [copy for source, copy in _COPIES.items() if source in {run.provenance["data"] for run in runs}]
     mlps, resnets = ([run for run in runs if run.spec.model.name == model] for model in ("mlp", "resnet20"))
     switches = _of(mlps, lambda spec: spec.switch.epoch)
     if mlps and switches != [paper.SWITCH]:

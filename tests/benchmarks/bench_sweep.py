@@ -33,6 +33,7 @@ from ncbook.experiments import exp1_specs
 from ncbook.fn.experiments import BASELINE, fn_weight_decay_specs
 from ncbook.spec import RunSpec
 from ncbook.store import Store
+from ncbook.sweep import cores
 from ncbook.train import StackTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -134,9 +135,9 @@ def main() -> None:
     make, seeds = SWEEPS[options.sweep]
     specs = make(list(range(seeds)))
     singles = [spec for spec in specs if spec.seed == 0]
-    cores = multiprocessing.cpu_count()
+    processes = cores()
     with tempfile.TemporaryDirectory() as empty:
-        loads = shares(plan(specs, Store(own=empty, published=empty), device="cpu").stacks(), cores)
+        loads = shares(plan(specs, Store(own=empty, published=empty), device="cpu").stacks(), processes)
     context = multiprocessing.get_context("spawn")
     workers = [ProcessPoolExecutor(1, context) for _ in loads]
     with worker_environment():
@@ -164,7 +165,7 @@ def main() -> None:
     result = {
         "date": date.today().isoformat(),
         "hardware": hardware("cpu"),
-        "cores": cores,
+        "cores": processes,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "networks": len(specs),
@@ -184,7 +185,7 @@ def main() -> None:
     if options.sweep == "mlp":
         result["limit_median"] = round(statistics.median(r["plain_seconds"] / r["products_seconds"] for r in rounds), 2)
         print(f"with the stacks' matrix products and nothing else the ratio would be {result['limit_median']} (median)")
-    print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {cores} processes")
+    print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {processes} processes")
     if options.save:
         saved = json.loads(options.save.read_text(encoding="utf-8")) if options.save.exists() else {}
         options.save.write_text(json.dumps(saved | {options.sweep: result}, indent=1) + "\n", encoding="utf-8")
