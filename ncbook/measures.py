@@ -214,7 +214,7 @@ def fluctuation_difference(evidence: Evidence, critical: int, large: int, from_e
     later = evidence.table[evidence.table["epoch"] >= from_epoch]
     spreads = epochwise.spreads(later)
     found = analysis.paired_differences(spreads, ["wobble"], column="width", of=critical, minus=large, by=["epoch", "window"])
-    return {row.window: Estimate(row.mean, row.low, row.high, row.n) for row in found.itertuples()}
+    return {row.window.replace(".", ","): Estimate(row.mean, row.low, row.high, row.n) for row in found.itertuples()}
 
 
 def _reaches(accuracy: pd.Series, level: float) -> float:

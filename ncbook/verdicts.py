@@ -135,11 +135,11 @@ def _in(language: str, italian: str) -> str:
 
 
 def case_name(case: Case, language: str) -> str:
-    """What a case is called, in the language's words and with its decimal sign."""
+    """What a case is called, in the language's words and with its signs for decimals and thousands."""
     name = case.name
     for english, word in _CASE_WORDS[language].items():
         name = name.replace(english, word)
-    return re.sub(r"(?<=\d)\.(?=\d)", ",", name) if language == "it" else name
+    return re.sub(r"(?<=\d)[.,](?=\d)", lambda sign: {".": ",", ",": "."}[sign[0]], name) if language == "it" else name
 
 
 def value_text(value: Estimate, language: str) -> str:

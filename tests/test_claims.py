@@ -23,6 +23,7 @@ from ncbook.claims import (
     REPRODUCED,
     UNDECIDED,
     VERDICTS,
+    Case,
     ClaimError,
     Found,
     Range,
@@ -260,6 +261,11 @@ def test_a_verdict_that_no_interval_carries_says_what_would(judged):
         "not measurable, as it happens in too few runs: 2 of 3."
     )
     assert "servono più semi" not in verdicts.reason_text(dataclasses.replace(result, cases=((unknown,),)), "it")
+
+
+@pytest.mark.parametrize(("language", "name"), [("it", "200–1.000, σ = 0,5"), ("en", "200–1,000, σ = 0.5")])
+def test_a_case_is_named_with_the_languages_signs_for_decimals_and_thousands(language, name):
+    assert verdicts.case_name(Case("200–1,000, σ = 0.5", estimate([0.0]), HELD), language) == name
 
 
 @pytest.mark.parametrize(("failed", "italian", "english"), [(5, "un altro", "1 more"), (6, "altri 2", "2 more")])

@@ -343,7 +343,7 @@ def test_altered_runs_alter_the_executed_page_of_verdicts(tmp_path, own_store, s
 
     before, row = page()
     run, metric = store.load(specs[0].key), next(iter(metrics))
-    store.save(dataclasses.replace(run, metrics={**run.metrics, metric: run.metrics[metric] + 0.123}))
+    store.save(dataclasses.replace(run, metrics={**run.metrics, metric: 1.25 * run.metrics[metric]}))
     after, altered_row = page()
     (result,) = claims.evaluate([claim], store)
     assert after == "; ".join(verdicts.measured_texts(result, language)) != before
