@@ -358,7 +358,7 @@ def drift(evidence: Evidence, width: int, layers: list[str], spans: list[list[in
     for (since, until), layer in itertools.product(spans, layers):
         kept = [run for run in evidence.of_width(width) if {since, until} <= set(run.states)]
         values = [float(metrics.linear_cka(evidence.seen(run, since)[layer], evidence.seen(run, until)[layer])) for run in kept]
-        cases[f"{layer} {since}–{until}"] = estimate(values)
+        cases[f"{layer} {since:,}–{until:,}"] = estimate(values)
     return cases
 
 

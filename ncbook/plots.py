@@ -74,7 +74,7 @@ def in_order(identifiers: Iterable[str]) -> list[str]:
 
 def comma_tick(value: float, _: int | None = None) -> str:
     """A number as an Italian axis shows it; for `FuncFormatter`."""
-    return f"{value:g}".replace(".", ",").replace("-", "−")
+    return f"{value:,g}".translate(str.maketrans(",.-", ".,−"))
 
 
 def _width_axis(ax: Axes, curve: pd.DataFrame) -> None:
@@ -88,12 +88,14 @@ def _width_axis(ax: Axes, curve: pd.DataFrame) -> None:
     top.set_xlabel("larghezza $W$")
 
 
-def y_axis(ax: Axes, log: bool) -> None:
-    """Ticks with decimal commas; a linear axis stops at 0, below which no metric lies and only a wide band would reach."""
-    bottom, top = ax.get_ylim()
+def y_axis(ax: Axes, log: bool, floor: float | None = None) -> None:
+    """Ticks with decimal commas. A linear axis stops at 0, below which no metric lies and only a wide band would reach, a logarithmic one
+    at `floor`."""
     if log:
         ax.set_yscale("log")
-        bottom, top = ax.get_ylim()
+        ax.set_ylim(bottom=floor)
+    bottom, top = ax.get_ylim()
+    if log:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 300 * bottom else (1,)))
         ax.yaxis.set_minor_locator(NullLocator())
     else:
@@ -102,11 +104,18 @@ def y_axis(ax: Axes, log: bool) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(comma_tick))
 
 
-def _curve(ax: Axes, curve: pd.DataFrame, optimizer: str, linestyle) -> None:
-    color = COLORS.get(optimizer, _OTHER)
-    curve = curve.sort_values("parameters")
-    ax.plot(curve["parameters"], curve["mean"], color=color, marker=MARKERS.get(optimizer, "D"), ls=linestyle)
-    ax.fill_between(curve["parameters"], curve["low"], curve["high"], color=color, alpha=0.18, lw=0)
+def log_floor(*values: pd.Series) -> float | None:
+    """Where a logarithmic axis ends, below all these means and points; None where one is not positive: such an axis has to be linear."""
+    drawn = pd.concat(values)
+    lowest, highest = drawn.min(), drawn.max()
+    return lowest * min(0.9, (lowest / highest) ** 0.06) if lowest > 0 else None
+
+
+def line(ax: Axes, curve: pd.DataFrame, x: str, floor: float | None, **style) -> None:
+    """Means over the column `x` and the band of their intervals, cut at `floor`: on a logarithmic axis one may reach down to 0."""
+    curve = curve.sort_values(x).astype({x: float, "low": float, "high": float})
+    ax.plot(curve[x], curve["mean"], **style)
+    ax.fill_between(curve[x], curve["low"].clip(lower=floor), curve["high"], color=style["color"], alpha=0.18, lw=0)
 
 
 def _legend(figure: Figure, optimizers: Sequence[str], labels: Sequence[str], report: str | None) -> None:
@@ -126,31 +135,32 @@ def over_parameters(means: pd.DataFrame, panels: Sequence[Panel], points: pd.Dat
     """
     models, optimizers = in_order(means["model"]), in_order(means["optimizer"])
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series.values() if label))
+    points = _none_of(means) if points is None else points
     drawn_points = False
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), len(models), sharex="col", sharey="row", squeeze=False)
         for row, panel in enumerate(panels):
+            ours, theirs = (table[table["metric"].isin(panel.series)] for table in (means, points))
+            floor = log_floor(ours["mean"], theirs["value"]) if panel.log else None
+            drawn_points |= not theirs.empty
             for column, model in enumerate(models):
-                ax, curves = grid[row][column], means[means["model"] == model]
+                ax = grid[row][column]
                 ax.set_xscale("log")
                 ax.xaxis.set_minor_locator(NullLocator())
-                for metric, label in panel.series.items():
-                    style = SOLID_FIRST[labels.index(label) if label else 0]
-                    for optimizer in optimizers:
-                        _curve(ax, curves[(curves["metric"] == metric) & (curves["optimizer"] == optimizer)], optimizer, style)
-                        if points is not None:
-                            theirs = points[(points["model"] == model) & (points["metric"] == metric) & (points["optimizer"] == optimizer)]
-                            drawn_points |= not theirs.empty
-                            marker, color = MARKERS.get(optimizer, "D"), COLORS.get(optimizer, _OTHER)
-                            ax.plot(theirs["parameters"], theirs["value"], marker, mfc="none", mec=color, ms=7)
+                for (metric, label), optimizer in itertools.product(panel.series.items(), optimizers):
+                    here = {"model": model, "metric": metric, "optimizer": optimizer}
+                    style = {"color": COLORS.get(optimizer, _OTHER), "marker": MARKERS.get(optimizer, "D")}
+                    curve, dots = ours[rows_with(ours, here)], theirs[rows_with(theirs, here)]
+                    line(ax, curve, "parameters", floor, ls=SOLID_FIRST[labels.index(label) if label else 0], **style)
+                    ax.plot(dots["parameters"], dots["value"], ls="", mfc="none", ms=7, **style)
                 if row == 0:
                     ax.set_title(name(model), fontweight="bold")
-                    _width_axis(ax, curves)
+                    _width_axis(ax, means[means["model"] == model])
                 if row == len(panels) - 1:
                     ax.set_xlabel("parametri")
             grid[row][0].set_ylabel(panel.label)
-            y_axis(grid[row][0], panel.log and bool((means[means["metric"].isin(panel.series)]["mean"] > 0).all()))
+            y_axis(grid[row][0], floor is not None, floor)
         _legend(figure, optimizers, labels, report if drawn_points else None)
     return figure
 
@@ -175,32 +185,26 @@ def curves(
     """
     labels = list(dict.fromkeys(label for panel in panels for label in panel.series.values()))
     hues = [None] if hue is None else sorted(means[hue].unique())
+    points = _none_of(means) if points is None else points
     marker = "o" if means[x].nunique() <= 20 else None
     drawn_points = False
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel in zip(axes, panels):
-            rows = means[means["metric"].isin(panel.series) & rows_with(means, panel.where)]
-            lowest = rows["mean"].min()
-            for metric, label in panel.series.items():
-                for value in hues:
-                    here = {"metric": metric, **panel.where} | ({} if hue is None else {hue: value})
-                    color = CYCLE[(labels.index(label) if hue is None else hues.index(value)) % len(CYCLE)]
-                    curve = rows[rows_with(rows, here)].sort_values(x).astype({x: float})
-                    ax.plot(curve[x], curve["mean"], color=color, ls=SOLID_FIRST[labels.index(label)], marker=marker)
-                    ax.fill_between(curve[x], curve["low"], curve["high"], color=color, alpha=0.18, lw=0)
-                    if points is not None:
-                        theirs = points[rows_with(points, here)]
-                        drawn_points |= not theirs.empty
-                        lowest = min(lowest, theirs["value"].min()) if len(theirs) else lowest
-                        ax.plot(theirs[x], theirs["value"], "o", mfc="none", mec=color if hue or len(labels) > 1 else "0.2", ms=7)
+            ours, theirs = (table[table["metric"].isin(panel.series) & rows_with(table, panel.where)] for table in (means, points))
+            floor = log_floor(ours["mean"], theirs["value"]) if panel.log else None
+            drawn_points |= not theirs.empty
+            for (metric, label), value in itertools.product(panel.series.items(), hues):
+                here = {"metric": metric} | ({} if hue is None else {hue: value})
+                color = CYCLE[(labels.index(label) if hue is None else hues.index(value)) % len(CYCLE)]
+                line(ax, ours[rows_with(ours, here)], x, floor, color=color, ls=SOLID_FIRST[labels.index(label)], marker=marker)
+                dots = theirs[rows_with(theirs, here)]
+                ax.plot(dots[x], dots["value"], "o", mfc="none", mec=color if hue or len(labels) > 1 else "0.2", ms=7)
             if mark:
                 ax.axvline(mark[0], color="0.4", ls=(0, (4, 2)), lw=1.2)
             ax.set_ylabel(panel.label)
-            if log := panel.log and bool((rows["mean"] > 0).all()):
-                ax.set_ylim(bottom=0.8 * lowest)  # cuts bands that reach towards 0
-            y_axis(ax, log)
+            y_axis(ax, floor is not None, floor)
         if log_x:
             axes[-1].set_xscale("log")
             axes[-1].xaxis.set_minor_formatter(LogFormatter())
@@ -218,6 +222,11 @@ def curves(
         columns = 80 // (8 + max(len(handle.get_label()) for handle in handles))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), handlelength=2.4)
     return figure
+
+
+def _none_of(means: pd.DataFrame) -> pd.DataFrame:
+    """A table of points without one."""
+    return means[:0].rename(columns={"mean": "value"})
 
 
 def rows_with(table: pd.DataFrame, values: dict[str, object]) -> pd.Series:

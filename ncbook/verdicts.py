@@ -300,7 +300,7 @@ def html_table(results: Iterable[Result], language: str) -> HTML:
 
 
 def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
-    claim, text = result.claim, lambda given: _code(html.escape(given, quote=False))
+    claim, text = result.claim, lambda given: _typeset(html.escape(given, quote=False))
     measured = "".join(f"<li>{text(one)}</li>" for one in measured_texts(result, language))
     why = f"<details><summary>{_PHRASES[language]['why']}</summary>{text(claim.why[language])}</details>"
     return (
@@ -312,10 +312,11 @@ def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
     )
 
 
-def _code(text: str) -> str:
-    """Backquoted parts as code, the others with typographic apostrophes, as in the book's prose."""
-    parts = text.split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part.replace("'", "’") for i, part in enumerate(parts))
+def _typeset(text: str) -> str:
+    """Backquoted parts as code, the others as the book's prose has them: with typographic apostrophes and T_NC as a formula."""
+    prose = text.replace("'", "’").replace("T_NC", "<i>T</i><sub>NC</sub>").split("`")
+    code = text.split("`")
+    return "".join(f"<code>{code[i]}</code>" if i % 2 else part for i, part in enumerate(prose))
 
 
 def tally_table(results: Sequence[Result], language: str, label: str = "verdicts-tally") -> Markdown:

@@ -265,6 +265,19 @@ def test_lines_and_bands_are_the_means_and_their_intervals():
     assert band.max() == pytest.approx(0.5 + stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3))
 
 
+def test_a_logarithmic_axis_shows_every_mean_and_point_and_cuts_bands_that_reach_0():
+    means = pd.DataFrame(
+        {"metric": "nc1", "epoch": [1, 10, 100], "mean": [2.0, 0.02, 0.2], "low": [0.0, 0.0, 0.1], "high": [4.0, 0.5, 0.3]}
+    )
+    points = pd.DataFrame({"metric": "nc1", "epoch": [10], "value": [0.01]})
+    (ax,) = plots.curves(means, [plots.Panel("NC1", {"nc1": ""}, log=True)], "epoch", "epoca", log_x=True, points=points).axes
+    bottom, top = ax.get_ylim()
+    assert ax.get_yscale() == "log" and 0.005 < bottom < 0.01 and 4 < top < 8
+    assert ax.collections[0].get_paths()[0].vertices[:, 1].min() == pytest.approx(bottom)
+    (linear,) = plots.curves(means.assign(mean=[2.0, 0.0, 0.2]), [plots.Panel("NC1", {"nc1": ""}, log=True)], "epoch", "epoca").axes
+    assert linear.get_yscale() == "linear" and linear.get_ylim()[0] < 0
+
+
 @pytest.mark.parametrize(
     "only", [{"models": ["cnn1d"]}, {"optimizers": ["adam"]}, {"seeds": [0]}, {"errors": [0.0]}, {"errors": [np.nan] * 5}]
 )

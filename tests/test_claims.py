@@ -357,7 +357,7 @@ def test_measures_of_representations():
     evidence = Evidence([fake(spec, nc1_noisy=1 / spec.model.width) for spec in specs])
     assert measured("width_difference", evidence, metrics=["nc1_noisy"], of=4, minus=8) == {"NC1 noisy": pytest.approx(1 / 8)}
     drift = MEASURES["drift"].function(evidence, width=6, layers=["L0"], spans=[[1, 5], [1, 2000]])
-    assert drift["L0 1–5"].mean == pytest.approx(1) and drift["L0 1–5"].n == 2 and drift["L0 1–2000"].n == 0
+    assert drift["L0 1–5"].mean == pytest.approx(1) and drift["L0 1–5"].n == 2 and drift["L0 1–2,000"].n == 0
     same = measured("similarity", evidence, left=6, right=6, layers=["L0", "L2"], debiased=[False])
     falls = measured("similarity_fall", evidence, left=6, right=6, pairs=[["L0", "L2"]], debiased=[False])
     assert falls["L0 − L2 CKA"] == pytest.approx(same["L0 CKA"] - same["L2 CKA"])

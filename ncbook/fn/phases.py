@@ -18,7 +18,7 @@ from ncbook.fn.sweeps import WEIGHT_DECAY, by_level, effect, variation_text
 from ncbook.plots import STYLE
 
 COLUMN = WEIGHT_DECAY.column
-_REGIME_COLORS = {COLLAPSE: "#009E73", NO_COLLAPSE: "#56B4E9", NO_FIT: "#D55E00", DIVERGED: "0.4", MIXED: "#F0E442"}
+_REGIME_COLORS = {COLLAPSE: "#009E73", NO_COLLAPSE: "#56B4E9", NO_FIT: "#D55E00", DIVERGED: "0.4", MIXED: "#CC79A7"}
 
 
 def phase_diagram(ended: pd.DataFrame, threshold: float) -> Figure:

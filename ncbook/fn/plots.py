@@ -3,6 +3,7 @@
 Runs end at different epochs, so that trajectories are drawn run by run, never as a mean whose members change along the way.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ def point_tick(value: float, _: int | None = None) -> str:
     """A number as an English axis shows it; for `FuncFormatter`."""
     if 0 < value < 1e-3 and math.isclose(value, 10.0 ** (power := round(math.log10(value)))):
         return f"$10^{{{power}}}$"
-    return f"{value:g}".replace("-", "−")
+    return f"{value:,g}".replace("-", "−")
 
 
 def english_axis(ax: Axes, log: bool) -> None:
@@ -57,6 +58,11 @@ def level_colors(levels: Sequence[Any]) -> dict[Any, Any]:
     if len(levels) > len(CYCLE):
         return dict(zip(levels, mpl.colormaps["plasma"](np.linspace(0, 0.75, len(levels)))))
     return dict(zip(levels, CYCLE))
+
+
+def level_lines(levels: Sequence[Any]) -> dict[Any, Any]:
+    """A line style for each level: neighbours differ where their colours are alike."""
+    return dict(zip(levels, itertools.cycle(SOLID_FIRST[:3] if len(levels) > len(CYCLE) else SOLID_FIRST[:1])))
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -87,7 +93,7 @@ def trajectories(
     start = table["switch"].fillna(0).astype(int)
     table = table.assign(x=table["epoch"] - start)[table["epoch"] > start] if since_switch else table.assign(x=table["epoch"])
     levels = levels_of(table, by)
-    colors = level_colors(levels) if by else {None: CYCLE[1]}
+    colors, lines = level_colors(levels) if by else {None: CYCLE[1]}, level_lines(levels)
     switches = [] if since_switch else sorted(set(table["switch"].dropna()))
     with mpl.rc_context(STYLE | {"lines.linewidth": 1.3}):
         figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
@@ -99,7 +105,7 @@ def trajectories(
                 here = table[rows_with(table, panel.where | ({by: level} if by else {}))]
                 for _, run in here.groupby("key", sort=False):
                     for metric, (style, color) in styles.items():
-                        ax.plot(run["x"], run[metric], color=color or colors[level], ls=style, alpha=0.85)
+                        ax.plot(run["x"], run[metric], color=color or colors[level], ls=style if several else lines[level], alpha=0.85)
             if onsets is not None:
                 _mark_onsets(ax, panel, onsets, threshold, since_switch, {key: colors[level] for key, level in _keys(table, by)})
             for switch in switches:
@@ -115,7 +121,7 @@ def trajectories(
             english_axis(ax, panel.log and bool((table[list(panel.series)].min() > 0).all()))
         axes[-1].set_xlabel("epochs after the switch" if since_switch else "epoch")
         shown = {metric for panel in panels for metric in panel.series}
-        handles = [Line2D([], [], color=colors[level], label=label(level)) for level in levels if by]
+        handles = [Line2D([], [], color=colors[level], ls=lines[level], label=label(level)) for level in levels if by]
         if switches:
             handles.append(Line2D([], [], ls=_SWITCH, label="change of loss", **_MARK))
         if threshold and METRIC in shown:
@@ -201,7 +207,7 @@ def onset_over(
         if onsets["censored"].any() and {"T_NC", "since_switch"} & {*values}:
             handles.append(Line2D([], [], ls="", marker="^", mfc="none", mec="0.3", ms=8, label="not collapsed until here"))
         if paper:
-            handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=9, label="the paper"))
+            handles.append(Line2D([], [], ls="", marker="o", mfc="none", mec="0.2", ms=9, label="the paper (hollow)"))
         if band and "fn_star" in values:
             handles.append(Line2D([], [], ls=_PAPER, label="the paper's mean and interval", **_MARK))
         legend_below(figure, handles)

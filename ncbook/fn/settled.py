@@ -120,20 +120,20 @@ def prediction_table(ends: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_weight_decay(ends: pd.DataFrame) -> Figure:
-    """The predicted equilibrium over the weight decay, with each run's final norm and its fn*."""
+    """The predicted equilibrium over the weight decay, with each run's final norm and, a little to its right, its fn*."""
     line, runs = curve(ends), ends[ends["weight_decay"] > 0]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(FIGURE_WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
         ax.plot(line["weight_decay"], line["predicted"], color="0.3")
         ax.plot(runs["weight_decay"], runs["final"], "o", color=CYCLE[1], ms=7)
-        ax.plot(runs["weight_decay"], runs["fn_star"], "D", mfc="none", mec=CYCLE[5], ms=8, mew=1.5)
+        ax.plot(1.12 * runs["weight_decay"], runs["fn_star"], "D", mfc="none", mec=CYCLE[5], ms=8, mew=1.5)
         chosen = runs[runs["reference"]]
         ax.plot(chosen["weight_decay"], chosen["final"], "o", mfc="none", mec="0.2", ms=12)
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1])
         ax.set_xlabel("weight decay λ")
         ax.set_ylabel("feature norm fn")
         handles = [

@@ -20,7 +20,7 @@ from ncbook import analysis
 from ncbook.analysis import Estimate
 from ncbook.evidence import Evidence
 from ncbook.pages import listing, number, seeds_text
-from ncbook.plots import NAMES, STYLE, Panel, comma_tick, y_axis
+from ncbook.plots import NAMES, STYLE, Panel, comma_tick, line, log_floor, rows_with, y_axis
 from ncbook.provenance import drawn
 from ncbook.report.layer_plots import heatmap
 from ncbook.representations import drift_means, similarity, similarity_matrix
@@ -133,18 +133,13 @@ def _matrix(values: np.ndarray, source: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["source", "metric", "large", "mean"])
 
 
-def _finish(ax: Axes, x_label: str, *, log_x: bool = False, log_y: bool = False) -> None:
+def _finish(ax: Axes, x_label: str, *, log_x: bool = False, floor: float | None = None) -> None:
     if log_x:
         ax.set_xscale("log")
     else:
         ax.xaxis.set_major_formatter(FuncFormatter(comma_tick))
-    y_axis(ax, log_y)
+    y_axis(ax, floor is not None, floor)
     ax.set_xlabel(x_label)
-
-
-def _line(ax: Axes, x: pd.Series, means: pd.DataFrame, color: str, marker: str | None = "o") -> None:
-    ax.plot(x, means["mean"], color=color, marker=marker)
-    ax.fill_between(x, means["low"].astype(float), means["high"].astype(float), color=color, alpha=0.18, lw=0)
 
 
 def _hollow(ax: Axes, x, y, color: str) -> None:
@@ -154,35 +149,38 @@ def _hollow(ax: Axes, x, y, color: str) -> None:
 def _over_parameters(title: str, metric: str) -> Callable[[Axes, Evidence], None]:
     def panel(ax: Axes, evidence: Evidence) -> None:
         means, points = analysis.seed_means(evidence.last, [metric]), analysis.report_points("exp1")
+        points = points[points["metric"] == metric]
+        floor = log_floor(means["mean"], points["value"]) if title in ("errore di test", "NC1") else None
         for (model, optimizer), color in _COLORS.items():
-            ours = means[(means["model"] == model) & (means["optimizer"] == optimizer)].sort_values("parameters")
-            _line(ax, ours["parameters"], ours, color)
-            theirs = points[(points["metric"] == metric) & (points["model"] == model) & (points["optimizer"] == optimizer)]
+            ours, theirs = (table[rows_with(table, {"model": model, "optimizer": optimizer})] for table in (means, points))
+            line(ax, ours, "parameters", floor, color=color, marker="o")
             _hollow(ax, theirs["parameters"], theirs["value"], color)
-        _finish(ax, "parametri", log_x=True, log_y=title in ("errore di test", "NC1"))
+        _finish(ax, "parametri", log_x=True, floor=floor)
 
     return panel
 
 
 def _over_epochs(ax: Axes, evidence: Evidence) -> None:
     means, points = analysis.seed_means(evidence.table, ["test_error"], by=["width", "epoch"]), analysis.report_points("exp2")
+    floor = log_floor(means["mean"], points["value"])
     for width, curve in means.groupby("width"):
         color = _WIDTH_COLORS.get(width, "0.4")
-        _line(ax, curve["epoch"], curve, color, marker=None)
+        line(ax, curve, "epoch", floor, color=color)
         theirs = points[points["width"] == width]
         _hollow(ax, theirs["epoch"], theirs["value"], color)
-    _finish(ax, "epoca", log_x=True, log_y=True)
+    _finish(ax, "epoca", log_x=True, floor=floor)
 
 
 def _over_dims(name: str) -> Callable[[Axes, Evidence], None]:
     def panel(ax: Axes, evidence: Evidence) -> None:
         metric, points = analysis.REPORT_METRICS[name], analysis.report_points("exp3")
-        means = analysis.seed_means(evidence.last, [metric], by=["feature_dim"]).sort_values("feature_dim")
-        _line(ax, means["feature_dim"].astype(float), means, _COLORS["resnet1d", "sgd"])
-        theirs = points[points["metric"] == metric]
-        _hollow(ax, theirs["feature_dim"], theirs["value"], _COLORS["resnet1d", "sgd"])
+        points = points[points["metric"] == metric]
+        means = analysis.seed_means(evidence.last, [metric], by=["feature_dim"])
+        floor = log_floor(means["mean"], points["value"]) if name == "nc1" else None
+        line(ax, means, "feature_dim", floor, color=_COLORS["resnet1d", "sgd"], marker="o")
+        _hollow(ax, points["feature_dim"], points["value"], _COLORS["resnet1d", "sgd"])
         ax.axvline(evidence.data.classes - 1, color="0.4", ls=(0, (4, 2)), lw=1)
-        _finish(ax, "dimensione $d$", log_y=name == "nc1")
+        _finish(ax, "dimensione $d$", floor=floor)
 
     return panel
 
@@ -196,7 +194,7 @@ def _drift_curves(ax: Axes, evidence: Evidence) -> None:
     means, points = drift(evidence), analysis.report_drift()
     for layer, color in _LAYER_COLORS.items():
         ours = means[means["metric"] == layer]
-        _line(ax, ours["epoch"], ours, color)
+        line(ax, ours, "epoch", None, color=color, marker="o")
         theirs = points[points["metric"] == layer]
         _hollow(ax, theirs["epoch"], theirs["value"], color)
     ax.set_ylim(0, 1.05)

@@ -88,22 +88,20 @@ def over_layers(means: pd.DataFrame, panels: Sequence[Panel]) -> Figure:
         grid = figure.subplots(len(panels), len(models), sharex="col", sharey="row", squeeze=False)
         for row, panel in enumerate(panels):
             (metric,) = panel.series
+            drawn = means[means["metric"] == metric]
+            log = panel.log and bool((drawn["mean"] > 0).all())
+            bottom = drawn["mean"].min() / 1.5 if log else 0
             for ax, model in zip(grid[row], models):
                 order = [INPUT, *STEPS[model]]
-                for (optimizer, width), line in means[(means["model"] == model) & (means["metric"] == metric)].groupby(
-                    ["optimizer", "width"]
-                ):
-                    line = line.set_index("layer").reindex(order)
-                    color = COLORS.get(optimizer, "0.3")
-                    ax.plot(range(len(order)), line["mean"], color=color, marker=MARKERS.get(optimizer, "D"), ls=styles[width])
-                    ax.fill_between(range(len(order)), line["low"], line["high"], color=color, alpha=0.15, lw=0)
+                for (optimizer, width), curve in drawn[drawn["model"] == model].groupby(["optimizer", "width"]):
+                    curve = curve.set_index("layer").reindex(order).assign(place=range(len(order)))
+                    style = {"color": COLORS.get(optimizer, "0.3"), "marker": MARKERS.get(optimizer, "D"), "ls": styles[width]}
+                    plots.line(ax, curve, "place", bottom, **style)
                 ax.set_xticks(range(len(order)), order)
                 if row == 0:
                     ax.set_title(name(model), fontweight="bold")
             grid[row][0].set_ylabel(panel.label)
-            drawn = means[means["metric"] == metric]["mean"]
-            log = panel.log and bool((drawn > 0).all())
-            grid[row][0].set_ylim(drawn.min() / 1.5 if log else 0, drawn.max() * (1.5 if log else 1.1))
+            grid[row][0].set_ylim(bottom, drawn["mean"].max() * (1.5 if log else 1.1))
             plots.y_axis(grid[row][0], log)
         handles = [Line2D([], [], color=COLORS.get(o, "0.3"), marker=MARKERS.get(o, "D"), label=name(o)) for o in optimizers]
         handles += [Line2D([], [], color="0.3", ls=styles[width], label=f"$W$ = {width}") for width in widths]
