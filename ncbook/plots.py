@@ -219,14 +219,20 @@ def curves(
             handles.append(Line2D([], [], color="0.4", ls=(0, (4, 2)), lw=1.2, label=mark[1]))
         if drawn_points:
             handles.append(Line2D([], [], color="0.3", marker="o", mfc="white", ls="", label=report))
-        columns = 80 // (8 + max(len(handle.get_label()) for handle in handles))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), handlelength=2.4)
+        legend_below(figure, handles)
     return figure
 
 
 def _none_of(means: pd.DataFrame) -> pd.DataFrame:
     """A table of points without one."""
     return means[:0].rename(columns={"mean": "value"})
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """A legend below the panels, in as many columns as fit."""
+    columns = 80 // (8 + max((len(handle.get_label()) for handle in handles), default=1))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(handles))), handlelength=2.4)
 
 
 def rows_with(table: pd.DataFrame, values: dict[str, object]) -> pd.Series:

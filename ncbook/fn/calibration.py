@@ -15,9 +15,9 @@ from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import require
 from ncbook.fn.pages import MISSING, column_estimate, counted, listing, name, number, percent, percent_with_interval, power, with_interval
 from ncbook.fn.paper import Reported
-from ncbook.fn.plots import CYCLE, english_axis, legend_below
+from ncbook.fn.plots import english_axis
 from ncbook.fn.statistics import relative_effect
-from ncbook.plots import STYLE
+from ncbook.plots import CYCLE, STYLE, legend_below
 
 AXES = ["optimizer", "lr", "width", "batch_size", "reduction", "optimizer_state"]
 """What a setting is: columns of the tidy table."""

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ncbook.analysis import estimate
 from ncbook.fn.onset import METRIC
-from ncbook.plots import CYCLE, FIGURE_WIDTH, FRAME_HEIGHT, PANEL_HEIGHT, SOLID_FIRST, STYLE, Panel, rows_with, y_axis
+from ncbook.plots import CYCLE, FIGURE_WIDTH, FRAME_HEIGHT, PANEL_HEIGHT, SOLID_FIRST, STYLE, Panel, legend_below, rows_with, y_axis
 
 NORM = Panel("feature norm fn", {"feature_norm": ""}, log=True)
 NC1 = Panel("NC1", {METRIC: ""}, log=True)
@@ -63,13 +63,6 @@ def level_colors(levels: Sequence[Any]) -> dict[Any, Any]:
 def level_lines(levels: Sequence[Any]) -> dict[Any, Any]:
     """A line style for each level: neighbours differ where their colours are alike."""
     return dict(zip(levels, itertools.cycle(SOLID_FIRST[:3] if len(levels) > len(CYCLE) else SOLID_FIRST[:1])))
-
-
-def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """A legend below the panels, in as many columns as fit."""
-    columns = 80 // (8 + max((len(handle.get_label()) for handle in handles), default=1))
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(handles))), handlelength=2.4)
 
 
 def trajectories(
