@@ -42,8 +42,10 @@ KEPT_TOGETHER = re.compile(
     r"(?<=\d)\s(?=%|[kMG]i?B\b|m?s\b|h\b|min\b)"
     r"|\s(?=(?:[=≤≥≈×]|&[lg]t;)\s[−+]?\d)"
     r"|(?:(?<=[=≤≥≈×])|(?<=&[lg]t;))\s(?=[−+]?\d)"
+    r"|(?<=\d)\s(?=of\s\d)|(?<=\d\sof)\s(?=\d)"
+    r"|(?<=[a-z]:)\s(?=\d)"
 )
-"""The spaces of `20 %`, `3 min`, `W = 64`."""
+"""The spaces of `20 %`, `3 min`, `W = 64`, `3 of 3`, `seeds: 3`."""
 
 
 def mark_language(app: Sphinx, doctree: nodes.document) -> None:
