@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import ncbook
 from ncbook.metrics import collapse_metrics, feature_norm
@@ -307,7 +307,7 @@ class TestPage:
             torch.manual_seed(seed)
             exec(example, names := {})
             histories.append(names["monitor"].history)
-        history, model, data = histories[-1], names["model"], names["loader"].dataset.tensors
+        history, model, data = histories[-1], names["model"], default_collate(names["loader"].dataset)
         assert list(history["epoch"]) == list(range(1, 21))
         assert history["train_error"].iloc[-1] < 0.05
         found = collapse_metrics(model[:2](data[0]), data[1], model[2].weight, model[2].bias)
