@@ -62,7 +62,7 @@ def _waiting(found: pd.DataFrame) -> pd.Series:
 def _level(column: str, value: Any) -> str:
     if column == "weight_decay":
         return f"λ = {power(value)}"
-    return name(value) if isinstance(value, str) else f"{column} {value}"
+    return name(value) if isinstance(value, str) else f"{column} {value:,}"
 
 
 def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
