@@ -29,7 +29,7 @@ REPORT_METRICS = {"nc1": "nc1_trace_ratio_noisy", "nc2": "nc2_gram_noisy", "nc3"
 _BOUNDS = {
     r"(train|test)_error$|accuracy_|nc4_|biased$": (0, 1),
     "debiased$": (-1, 1),
-    r"nc\d_|feature_norm$|(train|test)_loss$": (0, math.inf),
+    r"nc\d_|feature_norm$|(train|test)_loss$|std$|range$|wobble$": (0, math.inf),
 }
 """Metrics, as regular expressions, and between which values they lie. CKA is a cosine between positive semidefinite matrices or,
 `debiased`, between U-centred ones, whose product may be negative."""

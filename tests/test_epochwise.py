@@ -145,6 +145,14 @@ def test_words_of_the_late_level_and_of_the_report():
     assert texts["report_distance"].startswith("W = 12: mediana 0,")
 
 
+def test_intervals_keep_to_what_an_error_and_its_spread_can_be():
+    table = make_table(error=lambda width, epoch: 0.001 * epoch)
+    table.loc[table["seed"] == 1, "test_error"] *= 40
+    (first, *_), (level, *_) = epochwise.spread_rows(epochwise.spreads(table)), epochwise.level_rows(epochwise.milestones(table))
+    assert all("[0,000; " in cell for cell in first[3:]), first
+    assert "[0,000; " in level[1], level
+
+
 def test_words_and_rows_exist_whatever_was_run():
     whole = make_texts(make_table())
     lost = make_table().assign(train_loss=math.nan, test_error=math.nan)

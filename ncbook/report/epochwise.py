@@ -162,11 +162,11 @@ def learning_rows(runs: pd.DataFrame) -> list[list[str]]:
     return [
         [
             str(width),
-            with_interval(estimate(rows["structure"])),
+            with_interval(estimate(rows["structure"]).within(0, 1)),
             epoch_text(rows["structure_epoch"]),
-            with_interval(estimate(rows["memorised_then"])),
+            with_interval(estimate(rows["memorised_then"]).within(0, 1)),
             epoch_text(rows["overtaken"]),
-            with_interval(estimate(rows["memorised"])),
+            with_interval(estimate(rows["memorised"]).within(0, 1)),
             epoch_text(rows["collapse_overtaken"]),
         ]
         for width, rows in runs.groupby("width")
@@ -178,9 +178,9 @@ def level_rows(runs: pd.DataFrame) -> list[list[str]]:
     return [
         [
             str(width),
-            with_interval(estimate(rows["best_error"])),
+            with_interval(estimate(rows["best_error"]).within(0, 1)),
             epoch_text(rows["best_epoch"]),
-            *(with_interval(estimate(rows[f"late_{which}"])) for which in ("median", "min", "max")),
+            *(with_interval(estimate(rows[f"late_{which}"]).within(0, 1)) for which in ("median", "min", "max")),
         ]
         for width, rows in runs.groupby("width")
     ]
@@ -239,7 +239,7 @@ def epoch_texts(table: pd.DataFrame, spread: pd.DataFrame, runs: pd.DataFrame, m
         for width, counts in orders.items()
     )
     large = runs[runs["width"] == widest]
-    texts["late_level"] = with_interval(estimate(large["late_median"]))
+    texts["late_level"] = with_interval(estimate(large["late_median"]).within(0, 1))
     low, high = large["late_min"].min(), large["late_max"].max()
     texts["late_range"] = _span_text([low, high])
     texts["late_band"] = in_band_text(low, high)
