@@ -254,15 +254,16 @@ def _sweeps(arguments: Mapping[str, Sequence[str]]) -> str:
 
 
 def _which(result: Result, outcome: str, language: str) -> str:
-    """The checks with that outcome and, where it is not that of all their cases, which ones."""
-    texts = []
+    """The checks with that outcome and, where it is not that of all their cases or another check is called the same, which ones."""
+    texts, called = [], [check.says for check in result.claim.checks]
     for check, cases in zip(result.claim.checks, result.cases, strict=True):
         names = [case_name(case, language) for case in cases if case.outcome == outcome]
         if len(names) > _MOST_CASES:
             left = len(names) - _MOST_CASES
             names = [*names[:_MOST_CASES], _PHRASES[language]["one_more" if left == 1 else "more"].format(left)]
         if names:
-            texts.append(check.says[language] + (f" ({', '.join(names)})" if len(cases) > len(names) else ""))
+            ambiguous = len(cases) > len(names) or called.count(check.says) > 1
+            texts.append(check.says[language] + (f" ({', '.join(names)})" if ambiguous else ""))
     return ", ".join(texts)
 
 

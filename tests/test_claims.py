@@ -278,6 +278,18 @@ def test_cases_beyond_the_first_four_are_counted(judged, failed, italian, englis
     assert f"(case 0, case 1, case 2, case 3, {english})" in verdicts.reason_text(result, "en")
 
 
+def test_checks_that_are_called_the_same_are_told_apart_by_their_cases(judged):
+    peaked = judged(PEAKED)
+    check, ((held,),) = peaked.claim.checks[0], peaked.cases
+    cases = tuple((held._replace(name=name, outcome=FAILED),) for name in ("small", "large"))
+    result = dataclasses.replace(
+        peaked, claim=dataclasses.replace(peaked.claim, checks=(check, check)), cases=cases, verdict=NOT_REPRODUCED
+    )
+    assert "(small)" in (reason := verdicts.reason_text(result, "en")) and "(large)" in reason
+    alone = dataclasses.replace(peaked, cases=cases[:1], verdict=NOT_REPRODUCED)
+    assert "(small)" not in verdicts.reason_text(alone, "en")
+
+
 def test_a_claim_without_checks_gives_its_reason(judged):
     result = judged(PEAKED, checks=[])
     assert result.verdict == NOT_TESTABLE and verdicts.reason_text(result, "en") == "because"
