@@ -273,6 +273,8 @@ def _start_worker(progress: Any, stop: Any) -> None:
     _progress, _stop = progress, stop
     threading.Thread(target=_outlive_no_parent, daemon=True).start()
     torch.set_num_threads(1)
+    for precision in (np.float32, np.float64):
+        np.finfo(precision)  # numpy keeps it; asked for the first time after the next line, it would warn that its least number is 0
     torch.set_flush_denormal(True)  # what decays to nothing, such as the weights of dead units, would slow every product
 
 

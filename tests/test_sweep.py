@@ -119,6 +119,11 @@ def test_what_is_there_is_not_trained_again(trained, no_training, capfd):
     assert list(table["key"].unique()) == [run.key for run in TRAINED]
 
 
+def test_a_worker_has_nothing_to_warn_of(empty, capfd):
+    train_missing([PLAIN], jobs=1, device="cpu", store=empty)
+    assert "Warning" not in capfd.readouterr().err
+
+
 def test_table_is_tidy(trained, no_training):
     table = sweep(TRAINED, train=False, store=trained)
     assert list(table.columns[: len(COLUMNS)]) == COLUMNS
