@@ -41,10 +41,11 @@ def _exact(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with at most one decimal; `n.d.` if it is not finite."""
+    """A share as a percentage, below 100 % with at most one decimal, from there on without; `n.d.` if it is not finite."""
     if not math.isfinite(share):
         return MISSING
-    return number(100 * share, 0 if math.isclose(100 * share, round(100 * share)) else 1) + " %"
+    whole = abs(share) >= 1 or math.isclose(100 * share, round(100 * share))
+    return number(100 * share, 0 if whole else 1) + " %"
 
 
 def with_article(percentage: str) -> str:

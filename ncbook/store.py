@@ -134,8 +134,11 @@ def _fault(run: Run, key: str) -> str | None:
     return None
 
 
-def _read(file: Path | IO[bytes], key: str) -> Run:
+def _read(file: IO[bytes], key: str) -> Run:
     """The run in `file`. Raises `StoreError` with the bare reason if it is not whole, sound and named `key`."""
+    if not zipfile.is_zipfile(file):
+        raise StoreError("it is no npz file, or only the beginning of one")
+    file.seek(0)
     try:
         with np.load(file, allow_pickle=False) as content:
             run = _decode({name: content[name] for name in content.files})
@@ -149,9 +152,19 @@ def _read(file: Path | IO[bytes], key: str) -> Run:
 
 def _read_path(path: Path) -> Run:
     try:
-        return _read(path, path.stem)
-    except StoreError as error:
+        with open(path, "rb") as file:
+            return _read(file, path.stem)
+    except (OSError, StoreError) as error:
         raise StoreError(f"{path} is not a sound run ({error}): delete it, then train or import that run again.") from error
+
+
+def _verified(paths: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
+    for path in paths:
+        try:
+            _read_path(path)
+            yield path, None
+        except StoreError as error:
+            yield path, str(error)
 
 
 def _unpack(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -200,6 +213,12 @@ class Store:
         """The run, checked. Raises `StoreError` if it is missing or unsound."""
         return _read_path(self._existing(key))
 
+    def require_sound(self, keys: Iterable[str]) -> None:
+        """Raises `StoreError`, a line for each, where files of the own folder that hold these runs are unsound."""
+        paths = [path for key in keys if (path := self.path(key)) and path.parent == self.own]
+        if faults := [fault for _, fault in _verified(paths) if fault]:
+            raise StoreError("\n".join(faults))
+
     def save(self, run: Run) -> None:
         """Puts a run in the own folder. Raises `StoreError` if it is unsound or cannot be written."""
         if fault := _fault(run, run.spec.key):
@@ -215,12 +234,7 @@ class Store:
 
     def verify(self) -> Iterator[tuple[Path, str | None]]:
         """Each run's file in both places, and what is wrong with it (None: nothing)."""
-        for path in self._files():
-            try:
-                _read_path(path)
-                yield path, None
-            except StoreError as error:
-                yield path, str(error)
+        return _verified(self._files())
 
     def publish(self, keys: Iterable[str]) -> int:
         """Copies runs from the own folder to the published one, checked, and returns how many were new there."""

@@ -62,6 +62,7 @@ def train_missing(
     """
     specs, store = distinct(specs), store or Store()
     require_arguments(device, dtype, jobs, max_minutes)
+    store.require_sound(spec.key for spec in specs)
     if all(spec.key in store for spec in specs):
         print(f"{len(specs)} {'run' if len(specs) == 1 else 'runs'}: all found.", flush=True)
         return

@@ -28,6 +28,7 @@ def baseline(seeds=(0, 1), **changes):
         (pages.number(math.nan), "n/a"),
         (pages.percent(0.064), "6.4 %"),
         (pages.percent(4.58, sign=True), "+458 %"),
+        (pages.percent(149.4551), "14,946 %"),
         (pages.power(1e-4), "10⁻⁴"),
         (pages.power(3e-5), "3·10⁻⁵"),
         (pages.power(0.0), "0"),
@@ -215,7 +216,13 @@ def test_a_cell_without_collapse_leaves_the_interaction_open():
     found = cells([1.0, 4.0, math.nan, 8.0])
     assert grid.interaction_text(found) == "Independence cannot be tested: no run collapsed in MLP on CIFAR-10."
     assert "on CIFAR-10 unknown" in grid.effects_text(found) and "on MNIST +300 %" in grid.effects_text(found)
-    assert "cannot be tested" in grid.interaction_text(found[found["data"] == "mnist"])
+    neither = grid.interaction_text(found.assign(fn_star=np.nan))
+    assert neither == (
+        "Independence cannot be tested: no run collapsed in MLP on MNIST, nor in ResNet-20 on MNIST, "
+        "nor in MLP on CIFAR-10, nor in ResNet-20 on CIFAR-10."
+    )
+    alone = grid.interaction_text(found[found["data"] == "mnist"])
+    assert alone == "Independence cannot be tested: that takes MNIST and one other data set, and here there is MNIST."
 
 
 def test_the_papers_percentages_imply_its_cells():

@@ -80,6 +80,16 @@ def test_effects_of_levels_that_collapsed_in_part_are_lower_bounds_on_the_time()
     assert not any("≥" in text for row in sweeps.shift_rows(made_up(DEPTH, {3: [NEVER, 1.0], 5: [NEVER, 1.0]}), DEPTH) for text in row)
 
 
+def test_the_largest_effect_says_what_it_leaves_out():
+    runs = made_up(DEPTH, {1: [NEVER] * 3, 2: [110.0, 112.0, NEVER], 3: [200.0, NEVER], 5: around(100), 8: around(50)})
+    texts = sweeps.onset_texts(runs, DEPTH, 0.01)
+    assert texts["time_shift"] == (
+        "≥ +100 % at depth 3 (one run on one side, no interval; at depth 2 it may be larger; at depth 1 no run collapsed)"
+    )
+    whole = sweeps.onset_texts(made_up(DEPTH, TURNING), DEPTH, 0.01)["time_shift"]
+    assert whole.count("(") == 0
+
+
 def test_crossings_that_do_not_last_or_were_there_from_the_start_are_counted():
     runs = made_up(DEPTH, {5: around(100)})
     runs["at_start"], runs["stayed_below"] = [True, False, False], pd.array([True, False, False], dtype="boolean")

@@ -163,6 +163,13 @@ def test_summaries_count_the_runs_that_never_crossed():
     assert (mixed["runs"], mixed["censored"], mixed["fn_star_n"], mixed["biased"]) == (2, 1, 1, True) and math.isnan(mixed["fn_star_low"])
 
 
+def test_the_interval_of_an_onset_ends_at_the_switch():
+    found = onset_of(make_run("a", rate=0.5), make_run("b", rate=0.03))
+    (cell,) = onset.summary(found, ["weight_decay"]).to_dict("records")
+    assert found["T_NC"].mean() - 6 * found["T_NC"].std() < SWITCH == cell["T_NC_low"] and cell["since_switch_low"] == 0
+    assert cell["T_NC_high"] - SWITCH == pytest.approx(cell["since_switch_high"])
+
+
 def test_regimes_of_weight_decay():
     weak = [make_run(f"w{seed}", rate=0.001, weight_decay=0.0) for seed in (0, 1)]
     right = [make_run(f"r{seed}", weight_decay=1e-4) for seed in (0, 1)]

@@ -426,6 +426,16 @@ def test_damaged_run_is_refused_before_anything_is_trained(trained, tmp_path, no
         sweep([PLAIN, spec(2), spec(3)], store=store)
 
 
+def test_all_damaged_runs_of_ones_own_are_named_at_once(tmp_path, no_training):
+    damaged = [tmp_path / f"{spec(seed).key}.npz" for seed in (2, 3)]
+    for path in damaged:
+        path.write_text("not a run")
+    with pytest.raises(StoreError) as error:
+        train_missing([spec(2), spec(3)], store=Store(tmp_path, tmp_path / "published"))
+    lines = str(error.value).splitlines()
+    assert [line.split(" is not a sound run (it is no npz file")[0] for line in lines] == list(map(str, damaged))
+
+
 def test_stacks_are_even_and_the_longest_come_first(empty):
     width = 16
     limit = stack_size(spec(width=width), "cpu")

@@ -78,12 +78,13 @@ def interaction_text(onsets: pd.DataFrame) -> str:
     """Whether the two factors act independently on fn*: a sentence for each scale, or why it cannot be said."""
     try:
         table = interaction(onsets, BASE)
-    except ValueError as error:
-        return f"Independence cannot be tested. {error}"
+    except ValueError:
+        others = f"{name(BASE['data'])} and one other data set"
+        return f"Independence cannot be tested: that takes {others}, and here there is {listing(map(name, onsets['data'].unique()))}."
     cells = onsets.groupby(["model", "data"], sort=False)
     empty = [cell_name(model, data) for (model, data), cell in cells if cell["fn_star"].isna().all()]
     if empty:
-        return f"Independence cannot be tested: no run collapsed in {listing(empty)}."
+        return f"Independence cannot be tested: no run collapsed in {', nor in '.join(empty)}."
     words = {"linear": "If effects added", "log": "If effects multiplied"}
     parts = []
     for row in table.to_dict("records"):

@@ -150,15 +150,16 @@ def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
 
 
 def summary(onsets: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The rows of `onsets` by cell: columns `by`, runs, censored, diverged, T_NC_* and fn_star_* (mean, low, high, n), biased.
+    """The rows of `onsets` by cell: columns `by`, runs, censored, diverged, biased, and T_NC_*, since_switch_*, fn_star_* (mean, low, high, n).
 
-    The estimates are over the runs that crossed, with Student-t intervals. `biased` says that some did not: their T_NC is later than
+    The estimates are over the runs that crossed, with Student-t intervals, which end at the switch and at a norm of 0. `biased` says that some did not: their T_NC is later than
     anything in the mean, which is too early, and the fn* is that of the quick runs alone. Raises `ValueError` for a column that is missing.
     """
-    require(onsets, [*by, "T_NC", "fn_star", "censored", "diverged"])
+    require(onsets, [*by, "T_NC", "since_switch", "fn_star", "censored", "diverged"])
     rows = []
     for group, cell in onsets.groupby(list(by), dropna=False):
-        estimates = {column: estimate(cell[column]).within(0)._asdict() for column in ("T_NC", "fn_star")}
+        least = {"T_NC": (cell["T_NC"] - cell["since_switch"]).min(), "since_switch": 0, "fn_star": 0}
+        estimates = {column: estimate(cell[column]).within(bound)._asdict() for column, bound in least.items()}
         rows.append(
             {
                 **dict(zip(by, group)),

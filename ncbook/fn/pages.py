@@ -151,7 +151,7 @@ def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str)
     for row in summary(onsets, [by]).to_dict("records"):
         cell = onsets[onsets[by].isna() if pd.isna(row[by]) else onsets[by] == row[by]]
         later = "≥ " if row["biased"] else ""
-        times = [later + with_interval(estimate(cell[column]).within(0), 1) for column in ("T_NC", "since_switch")]
+        times = [later + with_interval(column_estimate(row, column), 1) for column in ("T_NC", "since_switch")]
         if row["censored"] == row["runs"]:
             ends = [("> ", cell[~cell["one_point"]]), ("one point at ", cell[cell["one_point"]])]
             times = [", ".join(words + span(runs["last_epoch"]) for words, runs in ends if len(runs)), MISSING]

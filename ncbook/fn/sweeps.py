@@ -6,7 +6,7 @@ with one level, or where runs did not collapse.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,12 +178,18 @@ def _named_pairs(curve: Curve, pairs: int, factor: Factor) -> str:
 
 
 def _largest_shift_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
-    """The largest effect on `value` against the reference: `+21 % [+15 %, +27 %] at depth 8`."""
-    table = shifts(onsets, {factor.column: reference(onsets, factor)}, [value]).dropna(subset="mean")
-    if table.empty:
+    """The largest effect on `value` against the reference, of the levels that collapsed: `+21 % [+15 %, +27 %] at depth 8`."""
+    compared = _compared(onsets, factor, [value])
+    known = compared.dropna(subset="mean")
+    if known.empty:
         return "unknown, for want of a second level that collapsed"
-    row = table.loc[table["mean"].abs().idxmax()]
-    return f"{effect(column_estimate(row, ''))} {factor.at(row['level'])}"
+    row = known.loc[known["mean"].abs().idxmax()]
+    reserves = [] if math.isfinite(row["low"]) else ["one run on one side, no interval"]
+    others = (known["at_least"] & (known["level"] != row["level"])).reindex(compared.index, fill_value=False)
+    for which, words in ((others, "it may be larger"), (compared["n"] == 0, "no run collapsed")):
+        if which.any():
+            reserves.append(f"{factor.at(*compared.loc[which, 'level'])} {words}")
+    return f"{row['text']} {factor.at(row['level'])}" + (f" ({'; '.join(reserves)})" if reserves else "")
 
 
 def effect(value: Estimate) -> str:
@@ -218,14 +224,20 @@ def shift_rows(onsets: pd.DataFrame, factor: Factor) -> list[list[str]]:
 
     ≥ stands before a time where runs of the level, and none of the reference, did not collapse.
     """
+    rows: dict[Any, list[str]] = {}
+    for row in _compared(onsets, factor, ["since_switch", "fn_star"]).to_dict("records"):
+        rows.setdefault(row["level"], [factor.label(row["level"])]).append(row["text"])
+    return list(rows.values())
+
+
+def _compared(onsets: pd.DataFrame, factor: Factor, values: Sequence[str]) -> pd.DataFrame:
+    """`shifts` against the reference, with the effect as text and whether it is only known to be at_least that large."""
     base = reference(onsets, factor)
     complete = not onsets.loc[onsets[factor.column] == base, "censored"].any()
-    rows: dict[Any, list[str]] = {}
-    for row in shifts(onsets, {factor.column: base}).to_dict("records"):
-        at_least = row["value"] == "since_switch" and row["censored"] and row["n"] and complete
-        text = ("≥ " if at_least else "") + effect(column_estimate(row, ""))
-        rows.setdefault(row["level"], [factor.label(row["level"])]).append(text)
-    return list(rows.values())
+    compared = shifts(onsets, {factor.column: base}, values)
+    compared["at_least"] = (compared["value"] == "since_switch") & (compared["censored"] > 0) & (compared["n"] > 0) & complete
+    compared["text"] = [("≥ " if row["at_least"] else "") + effect(column_estimate(row, "")) for row in compared.to_dict("records")]
+    return compared
 
 
 def steps_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
