@@ -59,7 +59,7 @@ def _execute_stale(chapters: Iterable[Chapter]) -> None:
             stale[chapter.name] = (chapter, made_from, digest)
 
     def update(chapter: Chapter, made_from: Path, digest: str) -> None:
-        execute(chapter, {}, EXECUTED, progress=False)
+        execute(chapter, {}, EXECUTED, train=False)
         made_from.write_text(digest)
 
     with one_thread(), ThreadPoolExecutor(cores()) as pool:

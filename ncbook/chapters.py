@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from ncbook.fn.experiments import (
     fn_weight_decay_specs,
     fn_width_specs,
 )
-from ncbook.spec import RunSpec, SpecError
+from ncbook.spec import TRAINING_POINTS, RunSpec, SpecError, require_integer
 
 ROOT = Path(__file__).resolve().parent.parent
 """The clone of the book's repository: notebooks, pages and package lie side by side."""
@@ -53,6 +54,8 @@ class Chapter:
     notebook: Path
     specs: Callable[..., list[RunSpec]]
     """From notebook parameters of the same names to the runs that the notebook needs."""
+    require: Callable[..., None] = lambda: None
+    """Raises `SpecError` for impossible values of notebook parameters of the same names that decide no run."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,26 @@ def _experiments_specs(experiments: list[str], **given: Any) -> list[RunSpec]:
 
 
 def _report_specs(experiments: list[str]) -> list[RunSpec]:
-    drawn = ("exp1", "exp2", "exp3", "exp4")
-    if unknown := [name for name in distinct_values("experiments", experiments) if name not in drawn]:
-        raise SpecError(f"experiments={experiments} has {unknown[0]!r}, which the figure does not show: choose from {', '.join(drawn)}.")
-    return _experiments_specs(experiments)
+    return _experiments_specs(distinct_values("experiments", experiments, ("exp1", "exp2", "exp3", "exp4")))
 
 
 def _front_specs(model: str, optimizer: str) -> list[RunSpec]:
     return _experiments_specs(["exp1"], models=[model], optimizers=[optimizer])
+
+
+def _require_classes(classes: list[int]) -> None:
+    if len(distinct_values("classes", classes, range(10))) != 3:
+        raise SpecError(f"classes={classes}: the figure lies in the plane of three class means; give three classes.")
+
+
+def _require_probe(probe_points: int, probe_seed: int) -> None:
+    require_integer("probe_points", probe_points, 4, TRAINING_POINTS["mnist1d"])  # debiased CKA needs four
+    require_integer("probe_seed", probe_seed, 0)
+
+
+def _require_margin(margin: float) -> None:
+    if not 0 < margin < math.inf:
+        raise SpecError(f"margin={margin} leaves no room for equivalence: give a positive share of fn*, such as 0.08.")
 
 
 def _prediction_specs(experiments: list[str], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
@@ -106,9 +121,15 @@ CHAPTERS = {
         Chapter("exp1", "Test error and neural collapse over the parameters", NOTEBOOKS / "exp1_model_wise.ipynb", exp1_specs),
         Chapter("exp2", "Test error and neural collapse over the epochs", NOTEBOOKS / "exp2_epoch_wise.ipynb", exp2_specs),
         Chapter("exp3", "Neural collapse and the feature dimension", NOTEBOOKS / "exp3_feature_dim.ipynb", exp3_specs),
-        Chapter("exp4", "Similarity of representations", NOTEBOOKS / "exp4_cka.ipynb", exp4_specs),
+        Chapter("exp4", "Similarity of representations", NOTEBOOKS / "exp4_cka.ipynb", exp4_specs, _require_probe),
         Chapter("layers", "Where the collapse sits, layer by layer", NOTEBOOKS / "layers.ipynb", exp1_specs),
-        Chapter("explore_cka", "Explorer: similarity, layer by layer and pair by pair", NOTEBOOKS / "explore_cka.ipynb", exp4_specs),
+        Chapter(
+            "explore_cka",
+            "Explorer: similarity, layer by layer and pair by pair",
+            NOTEBOOKS / "explore_cka.ipynb",
+            exp4_specs,
+            _require_probe,
+        ),
         Chapter("composite", "The report's figure, drawn again", NOTEBOOKS / "figura_composita.ipynb", _report_specs),
         Chapter("explore_width", "Explorer: the width", NOTEBOOKS / "explore_width.ipynb", exp1_specs),
         Chapter("explore_dimension", "Explorer: the feature dimension", NOTEBOOKS / "explore_dimension.ipynb", exp3_specs),
@@ -125,7 +146,13 @@ CHAPTERS = {
             NOTEBOOKS / "fn_conditions.ipynb",
             fn_conditions_specs,
         ),
-        Chapter("fn_intervention", "Scaled features: do they come back?", NOTEBOOKS / "fn_intervention.ipynb", fn_intervention_specs),
+        Chapter(
+            "fn_intervention",
+            "Scaled features: do they come back?",
+            NOTEBOOKS / "fn_intervention.ipynb",
+            fn_intervention_specs,
+            _require_margin,
+        ),
         Chapter(
             "fn_calibration",
             "Calibration: the settings that the paper leaves open",
@@ -139,7 +166,7 @@ CHAPTERS = {
         ),
         Chapter("explore_collapse", "Explorer: move the threshold", NOTEBOOKS / "explore_collapse.ipynb", _prediction_specs),
         Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", NOTEBOOKS / "fn_equilibrium.ipynb", fn_equilibrium_specs),
-        Chapter("front", "The first page and its figure", NOTEBOOKS / "front_page.ipynb", _front_specs),
+        Chapter("front", "The first page and its figure", NOTEBOOKS / "front_page.ipynb", _front_specs, _require_classes),
     )
 }
 
@@ -203,10 +230,15 @@ def check(chapter: Chapter, given: Mapping[str, Any]) -> dict[str, Any]:
 def chapter_specs(chapter: Chapter, given: Mapping[str, Any]) -> list[RunSpec]:
     """The runs that the chapter needs with these parameters, the notebook's defaults for the rest.
 
-    Raises `ChapterError` as `check`, and `SpecError` if a run is impossible.
+    Raises `ChapterError` as `check`, and `SpecError` if a run, or what the notebook is to do with it, is impossible.
     """
     values = {name: parameter.default for name, parameter in parameters(chapter).items()} | check(chapter, given)
-    return chapter.specs(**{name: values[name] for name in inspect.signature(chapter.specs).parameters})
+
+    def called(function: Callable) -> Any:
+        return function(**{name: values[name] for name in inspect.signature(function).parameters})
+
+    called(chapter.require)
+    return called(chapter.specs)
 
 
 def aims() -> dict[str, dict[str, Any]]:
@@ -248,10 +280,10 @@ def one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def execute(chapter: Chapter, given: Mapping[str, Any], out: Path, *, progress: bool = True) -> Path:
+def execute(chapter: Chapter, given: Mapping[str, Any], out: Path, *, train: bool = True) -> Path:
     """Trains what is missing, then executes the chapter's notebook; returns the executed one, `out`/<name of the notebook>.
 
-    It appears only if every cell succeeded; a failure leaves what was there before.
+    `train=False`: in silence, from runs that are there. It appears only if every cell succeeded; a failure leaves what was there before.
     Raises `ChapterError` and `SpecError` before anything runs, `SweepError` from training, `ExecutionError` if a cell fails.
     """
     specs = chapter_specs(chapter, given)
@@ -267,11 +299,12 @@ def execute(chapter: Chapter, given: Mapping[str, Any], out: Path, *, progress: 
     created = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        train_missing(specs)
+        if train:
+            train_missing(specs)
         with tempfile.TemporaryDirectory(prefix=f".{chapter.name}-", dir=out) as unfinished:
             written = Path(unfinished) / target.name
             with one_thread():
-                papermill.execute_notebook(chapter.notebook, written, check(chapter, given), progress_bar=progress)
+                papermill.execute_notebook(chapter.notebook, written, check(chapter, given), progress_bar=train)
             os.replace(written, target)
     except papermill.PapermillExecutionError as error:
         message = " ".join(error.evalue.split())

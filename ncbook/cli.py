@@ -49,9 +49,19 @@ def main() -> None:
     """
 
 
+class _EachOnce(yaml.SafeLoader):
+    """YAML in which a mapping has no name twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.constructor.ConstructorError(problem=f"it has {twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _EachOnce)
     except (yaml.YAMLError, ValueError) as error:  # the latter for a date that is none, and for a number too long to be read
         raise ChapterError(f"{where}: {text!r} is not YAML ({getattr(error, 'problem', None) or 'unreadable'}).") from None
 
@@ -64,6 +74,9 @@ def _given(pairs: tuple[tuple[str, str], ...], mappings: tuple[str, ...]) -> dic
         if not isinstance(values, dict):
             raise ChapterError(f'-y: {text!r} is not a mapping of names to values: write it as "{{epochs: 5, widths: [4, 8]}}".')
         given |= values
+    names = [name for name, _ in pairs]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ChapterError(f"-p {twice[0]} was given twice: give each parameter once.")
     return given | {name: _read_yaml(text, f"-p {name}") for name, text in pairs}
 
 

@@ -5,9 +5,10 @@ impossible value.
 """
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
-from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec, SpecError
+from ncbook.spec import SIGNAL_MODELS, DataSpec, ModelSpec, OptimizerSpec, RunSpec, SpecError
 
 REPORT_OPTIMIZERS = {
     "sgd": OptimizerSpec(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="cosine"),
@@ -19,14 +20,16 @@ SGD_CONSTANT = OptimizerSpec(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-
 """SGD without annealing, as in the report's experiment 3."""
 
 
-def distinct_values(name: str, values: Any) -> list:
-    """`values` as a list. Raises `SpecError` where it is no list, is empty or repeats a value."""
+def distinct_values(name: str, values: Any, known: Iterable | None = None) -> list:
+    """`values` as a list. Raises `SpecError` where it is no list, is empty, repeats a value or has one that is not among `known`."""
     if not isinstance(values, (list, tuple)):
         raise SpecError(f"{name}={values!r} is not a list: write one, even of a single value (papermill itself takes lists by -y only).")
     if not values:
         raise SpecError(f"{name}=[] is empty: give at least one value.")
     if repeated := [value for i, value in enumerate(values) if value in values[:i]]:
         raise SpecError(f"{name}={list(values)} has {repeated[0]!r} twice: give each value once.")
+    if known is not None and (unknown := [value for value in values if value not in known]):
+        raise SpecError(f"{name}={list(values)} has {unknown[0]!r}, an unknown one: choose from {', '.join(map(str, known))}.")
     return list(values)
 
 
@@ -38,10 +41,11 @@ def exp1_specs(
     widths: list[int], models: list[str], optimizers: list[str], epochs: int, seeds: list[int], label_noise: float, noise_seed: int
 ) -> list[RunSpec]:
     """Experiment 1, model-wise double descent: every model x optimiser x width x seed. The weights after the last epoch are kept."""
-    axes = {"models": models, "optimizers": optimizers, "widths": widths}
-    axes = {name: distinct_values(name, values) for name, values in axes.items()}
-    if unknown := [name for name in axes["optimizers"] if name not in REPORT_OPTIMIZERS]:
-        raise SpecError(f"optimizers={axes['optimizers']} has {unknown[0]!r}, an unknown one: choose from {', '.join(REPORT_OPTIMIZERS)}.")
+    axes = [
+        distinct_values("models", models, SIGNAL_MODELS),
+        distinct_values("optimizers", optimizers, REPORT_OPTIMIZERS),
+        distinct_values("widths", widths),
+    ]
     seeds, data = _seeds_and_data(seeds, label_noise, noise_seed)
     return [
         RunSpec(
@@ -52,7 +56,7 @@ def exp1_specs(
             data=data,
             snapshots=(epochs,),
         )
-        for model, optimizer, width, seed in itertools.product(*axes.values(), seeds)
+        for model, optimizer, width, seed in itertools.product(*axes, seeds)
     ]
 
 

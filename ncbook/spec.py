@@ -9,12 +9,14 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_500}
 """Sets of images, and how many training images each has."""
-DATASETS = ("mnist1d", *IMAGES)
+TRAINING_POINTS = {"mnist1d": 4_000, **IMAGES}
+DATASETS = tuple(TRAINING_POINTS)
 SIGNAL_MODELS = ("resnet1d", "cnn1d")
 MODELS = (*SIGNAL_MODELS, "mlp", "resnet20")
 ACTIVATIONS = ("relu", "tanh", "gelu")
@@ -32,18 +34,20 @@ class SpecError(ValueError):
     """A spec that cannot be run; the message names the value, the reason and the way out."""
 
 
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def require_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raises `SpecError` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise SpecError(f"{name}={value!r} is unknown: choose one of {', '.join(allowed)}.")
 
 
-def _integer(name: str, value: Any, least: int) -> None:
+def require_integer(name: str, value: Any, least: int, most: int = LARGEST) -> None:
+    """Raises `SpecError` unless `value` is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise SpecError(f"{name}={value!r} is not a whole number.")
     if value < least:
         raise SpecError(f"{name}={value} is too small: it must be at least {least}.")
-    if value > LARGEST:
-        raise SpecError(f"{name}={value} is too large: it must be at most {LARGEST:,}.")
+    if value > most:
+        raise SpecError(f"{name}={value} is too large: it must be at most {most:,}.")
 
 
 def _number(name: str, value: Any, least: float, below: float = math.inf, open_left: bool = False) -> float:
@@ -104,16 +108,16 @@ class DataSpec(_Spec):
     """Train on so many images only, the same ones for every run and equally many of each class; None: on all."""
 
     def __post_init__(self) -> None:
-        _choice("data.name", self.name, DATASETS)
+        require_choice("data.name", self.name, DATASETS)
         if self.subset is not None:
-            _integer("data.subset", self.subset, 10)
+            require_integer("data.subset", self.subset, 10)
             if self.name not in IMAGES:
                 raise SpecError(f"data.subset={self.subset}: {self.name} is used whole; leave it out or choose one of {', '.join(IMAGES)}.")
             if self.subset > IMAGES[self.name]:
                 most = f"{IMAGES[self.name]:,} training images"
                 raise SpecError(f"data.subset={self.subset}: {self.name} has {most}; choose a number up to that, or all.")
         object.__setattr__(self, "label_noise", _number("data.label_noise", self.label_noise, 0, below=1))
-        _integer("data.noise_seed", self.noise_seed, 0)
+        require_integer("data.noise_seed", self.noise_seed, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +135,13 @@ class ModelSpec(_Spec):
     """`relu`, `tanh` or `gelu` (`mlp`; the other networks have ReLU)."""
 
     def __post_init__(self) -> None:
-        _choice("model.name", self.name, MODELS)
-        _integer("model.width", self.width, 1)
-        _choice("model.activation", self.activation, ACTIVATIONS)
+        require_choice("model.name", self.name, MODELS)
+        require_integer("model.width", self.width, 1)
+        require_choice("model.activation", self.activation, ACTIVATIONS)
         if self.name == "mlp":
             if self.depth is None:
                 raise SpecError("model.depth is missing: an mlp needs its number of hidden layers, 1 to 10.")
-            _integer("model.depth", self.depth, 1)
+            require_integer("model.depth", self.depth, 1)
             if self.depth > 10:
                 raise SpecError(f"model.depth={self.depth} is too large: an mlp here has 1 to 10 hidden layers.")
         elif self.depth is not None:
@@ -145,7 +149,7 @@ class ModelSpec(_Spec):
         elif self.activation != "relu":
             raise SpecError(f"model.activation={self.activation!r}: {self.name} has ReLU only; use mlp or leave it out.")
         if self.feature_dim is not None:
-            _integer("model.feature_dim", self.feature_dim, 1)
+            require_integer("model.feature_dim", self.feature_dim, 1)
             if self.name != "resnet1d":
                 raise SpecError(f"model.feature_dim={self.feature_dim}: {self.name} has no projector; use resnet1d or leave it out.")
             if self.feature_dim > self.width:
@@ -168,11 +172,11 @@ class OptimizerSpec(_Spec):
     """`constant`, or `cosine`: annealed to 0 once per epoch over all epochs."""
 
     def __post_init__(self) -> None:
-        _choice("optimizer.name", self.name, OPTIMIZERS)
+        require_choice("optimizer.name", self.name, OPTIMIZERS)
         object.__setattr__(self, "lr", _number("optimizer.lr", self.lr, 0, open_left=True))
         object.__setattr__(self, "momentum", _number("optimizer.momentum", self.momentum, 0, below=1))
         object.__setattr__(self, "weight_decay", _number("optimizer.weight_decay", self.weight_decay, 0))
-        _choice("optimizer.schedule", self.schedule, SCHEDULES)
+        require_choice("optimizer.schedule", self.schedule, SCHEDULES)
         if self.name != "sgd" and self.momentum != 0:
             raise SpecError(f"optimizer.momentum={self.momentum}: {self.name} takes no momentum; leave it out.")
 
@@ -189,9 +193,9 @@ class SwitchSpec(_Spec):
     """`kept`: momentum and Adam's moments go on; `reset`: they start anew."""
 
     def __post_init__(self) -> None:
-        _integer("switch.epoch", self.epoch, 0)
-        _choice("switch.reduction", self.reduction, REDUCTIONS)
-        _choice("switch.optimizer_state", self.optimizer_state, OPTIMIZER_STATES)
+        require_integer("switch.epoch", self.epoch, 0)
+        require_choice("switch.reduction", self.reduction, REDUCTIONS)
+        require_choice("switch.optimizer_state", self.optimizer_state, OPTIMIZER_STATES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +209,9 @@ class InterventionSpec(_Spec):
     """`features`: through the last hidden layer alone; `layers`: through all hidden layers, equally."""
 
     def __post_init__(self) -> None:
-        _integer("intervention.epoch", self.epoch, 1)
+        require_integer("intervention.epoch", self.epoch, 1)
         object.__setattr__(self, "factor", _number("intervention.factor", self.factor, 0, open_left=True))
-        _choice("intervention.target", self.target, TARGETS)
+        require_choice("intervention.target", self.target, TARGETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +227,7 @@ class StopSpec(_Spec):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nc1", _number("stop.nc1", self.nc1, 0, open_left=True))
-        _integer("stop.margin", self.margin, 0)
+        require_integer("stop.margin", self.margin, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,14 +259,14 @@ class RunSpec(_Spec):
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise SpecError(f"{name}={getattr(self, name)!r} is not a {kind.__name__}.")
-        _integer("epochs", self.epochs, 1)
-        _integer("seed", self.seed, 0)
-        _integer("batch_size", self.batch_size, 2)
-        _choice("record", self.record, RECORDS)
+        require_integer("epochs", self.epochs, 1)
+        require_integer("seed", self.seed, 0)
+        require_integer("batch_size", self.batch_size, 2)
+        require_choice("record", self.record, RECORDS)
         if not isinstance(self.snapshots, (tuple, list)):
             raise SpecError(f"snapshots={self.snapshots!r} is not a list of epochs.")
         for epoch in self.snapshots:
-            _integer("snapshots", epoch, 0)
+            require_integer("snapshots", epoch, 0)
             if epoch > self.epochs:
                 raise SpecError(f"snapshots={epoch} lies after the last epoch, {self.epochs}.")
         object.__setattr__(self, "snapshots", tuple(sorted(set(self.snapshots))))

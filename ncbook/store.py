@@ -57,7 +57,10 @@ class Imported(NamedTuple):
 
 def _own_folder() -> Path:
     if folder := os.environ.get("NCBOOK_RUNS"):
-        return Path(folder).expanduser()
+        path = Path(folder).expanduser()
+        if path.exists() and not path.is_dir():
+            raise StoreError(f"NCBOOK_RUNS={folder} is no folder: name the one that is to hold your runs.")
+        return path
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("ncbook")) / "runs"
@@ -183,7 +186,8 @@ class Store:
     """Runs and checkpoints by key.
 
     `own` is the folder to write to (default: the environment's NCBOOK_RUNS, else a per-user cache folder), `published` the one that comes
-    with the book and that only `publish` writes to. Where a run is in both, the published one counts.
+    with the book and that only `publish` writes to. Where a run is in both, the published one counts. Raises `StoreError` if NCBOOK_RUNS names
+    a file.
     """
 
     def __init__(self, own: Path | str | None = None, published: Path | str | None = None) -> None:

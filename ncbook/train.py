@@ -17,14 +17,13 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from ncbook import data, metrics, models
 from ncbook.optimizers import Optimizer
-from ncbook.spec import IMAGES, RunSpec
+from ncbook.spec import TRAINING_POINTS, RunSpec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
 """Names of the precisions, and the type of the weights under each. `tf32` and `bf16` round inside the matrix products."""
 
 _EVAL_CHUNK = 500  # points measured at once
 _GEOMETRY_SIZE = 2**25  # features (members x points x dimensions) whose collapse is measured at once
-_POINTS = {"mnist1d": 4000, **IMAGES}
 _PIXELS = {"mnist": 784, "fashion_mnist": 784, "cifar10": 3072, "digits": 64}
 _MLP_MEMBERS, _MLP_WEIGHTS, _RESNET20_MEMBERS = 9, 1_500_000, 3  # at most, of a stack on a CPU
 
@@ -52,7 +51,7 @@ def stack_size(spec: RunSpec, device: str) -> int:
 
 def estimate_seconds(spec: RunSpec) -> float:
     """Seconds that one CPU core of 2021 (about 60 GFLOP/s) needs for this run, to its last epoch, in a small stack."""
-    width, points = spec.model.width, spec.data.subset or _POINTS[spec.data.name]
+    width, points = spec.model.width, spec.data.subset or TRAINING_POINTS[spec.data.name]
     if spec.model.name == "mlp":
         weights = _mlp_weights(spec)
         return spec.epochs * (points * weights * 6 / 60e9 + points / spec.batch_size * weights * 4e-9)

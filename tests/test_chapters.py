@@ -78,7 +78,7 @@ def test_exp1_specs_are_the_report_s_settings():
             "widths='[4, 8]' is not a list: write one, even of a single value (papermill itself takes lists by -y only).",
         ),
         ({"seeds": [0, 1, 0]}, "seeds=[0, 1, 0] has 0 twice: give each value once."),
-        ({"models": ["resnet2d"]}, "model.name='resnet2d' is unknown: choose one of resnet1d, cnn1d, mlp, resnet20."),
+        ({"models": ["resnet2d"]}, "models=['resnet2d'] has 'resnet2d', an unknown one: choose from resnet1d, cnn1d."),
         ({"optimizers": ["sgd", "lion"]}, "optimizers=['sgd', 'lion'] has 'lion', an unknown one: choose from sgd, adam."),
         ({"epochs": 0}, "epochs=0 is too small: it must be at least 1."),
         ({"label_noise": 1.0}, "data.label_noise=1.0 is outside [0, 1)."),
@@ -189,7 +189,7 @@ def test_failure_is_told_in_short_and_leaves_what_was_there(untrained, tmp_path)
 
 
 def test_the_reports_figure_shows_its_own_experiments_only():
-    with pytest.raises(SpecError, match=r"has 'fn_depth', which the figure does not show: choose from exp1, exp2, exp3, exp4\.$"):
+    with pytest.raises(SpecError, match=r"has 'fn_depth', an unknown one: choose from exp1, exp2, exp3, exp4\.$"):
         chapter_specs(CHAPTERS["composite"], {"experiments": ["exp1", "fn_depth"]})
 
 

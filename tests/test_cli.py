@@ -88,6 +88,22 @@ def test_help_imports_nothing_heavy():
         (["run", "tiny", "-p", "widths", "4"], "widths=4 is not of type list[int]: tiny declares widths: list[int] = [2, 4]."),
         (["run", "tiny", "-p", "title", "2026-13-01"], "-p title: '2026-13-01' is not YAML (unreadable)."),
         (["run", "tiny", "-p", "widths", "[4"], "-p widths: '[4' is not YAML (expected ',' or ']', but got '<stream end>')."),
+        (["run", "tiny", "-y", "{widths: [4], widths: [6]}"], "-y: '{widths: [4], widths: [6]}' is not YAML (it has widths twice)."),
+        (["run", "tiny", "-p", "widths", "[4]", "-p", "widths", "[6]"], "-p widths was given twice: give each parameter once."),
+        (
+            ["run", "front", "-p", "classes", "[0, 1]"],
+            "classes=[0, 1]: the figure lies in the plane of three class means; give three classes.",
+        ),
+        (["run", "exp4", "-p", "probe_points", "3"], "probe_points=3 is too small: it must be at least 4."),
+        (["run", "exp4", "-p", "probe_points", "4001"], "probe_points=4001 is too large: it must be at most 4,000."),
+        (
+            ["run", "fn_intervention", "-p", "margin", "-1"],
+            "margin=-1.0 leaves no room for equivalence: give a positive share of fn*, such as 0.08.",
+        ),
+        (
+            ["run", "fn_baseline", "-p", "data", "cifar100"],
+            "data='cifar100' is unknown: choose one of mnist, fashion_mnist, cifar10, digits.",
+        ),
         (["run", "tiny", "-y", "[4]"], "-y: '[4]' is not a mapping of names to values: write it as \"{epochs: 5, widths: [4, 8]}\"."),
         (["run", "tiny", "-y", "{widths: [a]}"], "widths=['a'] is not of type list[int]: tiny declares widths: list[int] = [2, 4]."),
         (["run", "tiny", "-p", "widths", "[]"], "widths=[] is empty: give at least one value."),

@@ -104,6 +104,10 @@ def test_default_places(monkeypatch, tmp_path):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     assert "ncbook" in Store().own.parts
     assert Store().own.name == "runs"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NCBOOK_RUNS", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="NCBOOK_RUNS=.*file is no folder: name the one that is to hold your runs."):
+        Store()
 
 
 def test_missing_run(store):

@@ -10,7 +10,18 @@ import dataclasses
 import itertools
 
 from ncbook.experiments import distinct_values
-from ncbook.spec import DataSpec, InterventionSpec, ModelSpec, OptimizerSpec, RunSpec, SpecError, StopSpec, SwitchSpec
+from ncbook.spec import (
+    IMAGES,
+    DataSpec,
+    InterventionSpec,
+    ModelSpec,
+    OptimizerSpec,
+    RunSpec,
+    SpecError,
+    StopSpec,
+    SwitchSpec,
+    require_choice,
+)
 
 THRESHOLD, SHALLOW_THRESHOLD = 0.01, 0.05
 """Of NC1 (trace ratio) at T_NC, and the paper's for shallow networks."""
@@ -46,6 +57,7 @@ def _runs(variants: list[RunSpec], data: str, subset: int, switch: int, epochs: 
     """Each variant with each seed, on these images and for these epochs."""
     if isinstance(subset, bool) or not isinstance(subset, int) or subset < 0:
         raise SpecError(f"subset={subset!r} is no number of training images: give a whole number, 0 for all.")
+    require_choice("data", data, IMAGES)
     images = DataSpec(name=data, label_noise=0, subset=subset or None)
     runs = [
         dataclasses.replace(run, data=images, epochs=epochs, seed=seed, switch=dataclasses.replace(run.switch, epoch=switch))
@@ -60,10 +72,7 @@ def _varied(part: str, field: str, values: list) -> list[RunSpec]:
 
 
 def _optimizers(names: list[str]) -> list[OptimizerSpec]:
-    names = distinct_values("optimizers", names)
-    if unknown := [name for name in names if name not in OPTIMIZERS]:
-        raise SpecError(f"optimizers={names} has {unknown[0]!r}, an unknown one: choose from {', '.join(OPTIMIZERS)}.")
-    return [OPTIMIZERS[name] for name in names]
+    return [OPTIMIZERS[name] for name in distinct_values("optimizers", names, OPTIMIZERS)]
 
 
 def fn_calibration_specs(
@@ -167,7 +176,7 @@ def fn_cifar_resnet20_specs(width: int, data: str, subset: int, switch: int, epo
 def fn_grid_specs(datasets: list[str], resnet_width: int, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
     """The baseline's MLP and ResNet-20, each with its own optimiser, on each data set."""
     variants = [BASELINE, _resnet20(resnet_width)]
-    return [run for data in distinct_values("datasets", datasets) for run in _runs(variants, data, subset, switch, epochs, seeds)]
+    return [run for data in distinct_values("datasets", datasets, IMAGES) for run in _runs(variants, data, subset, switch, epochs, seeds)]
 
 
 def fn_equilibrium_specs(

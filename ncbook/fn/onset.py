@@ -150,10 +150,12 @@ def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
 
 
 def summary(onsets: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The rows of `onsets` by cell: columns `by`, runs, censored, diverged, biased, and T_NC_*, since_switch_*, fn_star_* (mean, low, high, n).
+    """The rows of `onsets` by cell: columns `by`, runs, censored, diverged, biased, and *_mean, *_low, *_high, *_n for T_NC, since_switch
+    and fn_star.
 
-    The estimates are over the runs that crossed, with Student-t intervals, which end at the switch and at a norm of 0. `biased` says that some did not: their T_NC is later than
-    anything in the mean, which is too early, and the fn* is that of the quick runs alone. Raises `ValueError` for a column that is missing.
+    The estimates are over the runs that crossed, with Student-t intervals, which end at the switch and at a norm of 0. `biased` says that
+    some did not: their T_NC is later than anything in the mean, which is too early, and the fn* is that of the quick runs alone. Raises
+    `ValueError` for a column that is missing.
     """
     require(onsets, [*by, "T_NC", "since_switch", "fn_star", "censored", "diverged"])
     rows = []

@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from ncbook import pages
-from ncbook.analysis import Estimate, estimate
+from ncbook.analysis import Estimate
 from ncbook.fn import paper
 from ncbook.fn.onset import summary
 from ncbook.spec import DataSpec, ModelSpec, OptimizerSpec, RunSpec, SwitchSpec
