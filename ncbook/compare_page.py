@@ -59,12 +59,16 @@ def _difference(change: Change, language: str) -> tuple[float, float] | None:
 
 
 def difference_text(change: Change, language: str) -> str:
-    """`+0.012 (+7.8 %)`; empty where there are not two numbers."""
+    """`+0.012 (+7.8 %)`, with the signs of the language; empty where there are not two numbers."""
     if (found := _difference(change, language)) is None:
         return ""
     absolute, share = found
-    text = f"{absolute:+.3g}" + (f" ({100 * share:+.3g} %)" if abs(share) != float("inf") else "")
-    return text.replace("-", "−")
+    text = _three_digits(absolute) + (f" ({_three_digits(100 * share)} %)" if abs(share) != float("inf") else "")
+    return text.translate(str.maketrans(",.-", ".,−" if language == "it" else ",.−"))
+
+
+def _three_digits(value: float) -> str:
+    return f"{float(f'{value:.3g}'):+,.9g}"
 
 
 def _shown(content: Any) -> str:

@@ -186,8 +186,8 @@ class Store:
     """Runs and checkpoints by key.
 
     `own` is the folder to write to (default: the environment's NCBOOK_RUNS, else a per-user cache folder), `published` the one that comes
-    with the book and that only `publish` writes to. Where a run is in both, the published one counts. Raises `StoreError` if NCBOOK_RUNS names
-    a file.
+    with the book and that only `publish` writes to. Where a run is in both, the published one counts. Raises `StoreError` if
+    NCBOOK_RUNS names a file.
     """
 
     def __init__(self, own: Path | str | None = None, published: Path | str | None = None) -> None:
