@@ -274,7 +274,7 @@ def chosen(ids: Iterable[str], document: str | None = None, path: Path = LEDGER)
 
     Raises `ClaimError` for an id that is not among them.
     """
-    claims, ids = [claim for claim in load(path) if document in (None, claim.document)], list(ids)
+    claims, ids = [claim for claim in load(path) if document in (None, claim.document)], list(map(str.upper, ids))
     if unknown := sorted(set(ids) - {claim.id for claim in claims}):
         place = f"in {DOCUMENTS[document]['en'].lower()}" if document else "in the ledger"
         spans = [f"{of[0]} to {of[-1]}" for name in DOCUMENTS if (of := [claim.id for claim in claims if claim.document == name])]

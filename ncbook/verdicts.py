@@ -142,15 +142,18 @@ def case_name(case: Case, language: str) -> str:
     return re.sub(r"(?<=\d)[.,](?=\d)", lambda sign: {".": ",", ",": "."}[sign[0]], name) if language == "it" else name
 
 
-def value_text(value: Estimate, language: str) -> str:
-    """`0,153 [0,140; 0,166]`, the value alone where there is no interval."""
+def value_text(value: Estimate, language: str, criterion: Range | None = None) -> str:
+    """`0,153 [0,140; 0,166]`, the value alone where there is no interval; so exactly that no bound is rounded to one of the criterion's."""
     if not math.isfinite(value.mean):
         return _PHRASES[language]["none"]
     if 0 < abs(value.mean) < 1e-6:
         return "< 10⁻⁶"
     shown = value if value.n or value.low < value.high else Estimate(value.mean, math.nan, math.nan, 0)
     whole = all(math.isnan(part) or math.isfinite(part) and math.isclose(part, round(part)) for part in shown[:3])
-    return _in(language, with_interval(shown, 0 if whole or abs(value.mean) >= 100 else 3))
+    digits = 0 if whole or abs(value.mean) >= 100 else 3
+    while digits < 6 and any(part != end and round(part, digits) == end for part in shown[:3] for end in criterion or ()):
+        digits += 1
+    return _in(language, with_interval(shown, digits))
 
 
 def criterion_text(criterion: Range, language: str) -> str:
@@ -161,8 +164,12 @@ def criterion_text(criterion: Range, language: str) -> str:
     return f"< {high}" if math.isinf(criterion.low) else _PHRASES[language]["between"].format(low, high)
 
 
-def _cases_text(cases: Sequence[Case], unit: str, language: str) -> str:
+def _cases_text(cases: Sequence[Case], unit: str, criterion: Range, language: str) -> str:
     """The values of one check; of many, the extremes. How many seeds, or other `unit`, they rest on."""
+
+    def text(case: Case) -> str:
+        return value_text(case.value, language, criterion)
+
     words = _PHRASES[language]
     measured = sorted((case for case in cases if math.isfinite(case.value.mean)), key=lambda case: case.value.mean)
     if not measured:
@@ -173,8 +180,8 @@ def _cases_text(cases: Sequence[Case], unit: str, language: str) -> str:
     else:
         basis = words[f"basis_{unit}"].format("–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
     if len(cases) <= _MOST_CASES:
-        return "; ".join(f"{case_name(case, language)}: {value_text(case.value, language)}" for case in cases) + f" ({basis})"
-    ends = [part for case in (measured[0], measured[-1]) for part in (value_text(case.value, language), case_name(case, language))]
+        return "; ".join(f"{case_name(case, language)}: {text(case)}" for case in cases) + f" ({basis})"
+    ends = [part for case in (measured[0], measured[-1]) for part in (text(case), case_name(case, language))]
     return words["many"].format(len(cases), *ends) + f" ({basis})"
 
 
@@ -182,7 +189,7 @@ def measured_texts(result: Result, language: str) -> list[str]:
     """One text for each check: what it measures, where it has to lie, what came out."""
     return [
         f"{check.says[language]} ({criterion_text(check.criterion, language)}): "
-        f"{_cases_text(cases, MEASURES[check.measure].unit, language)}"
+        f"{_cases_text(cases, MEASURES[check.measure].unit, check.criterion, language)}"
         for check, cases in zip(result.claim.checks, result.cases, strict=True)
     ]
 

@@ -152,6 +152,7 @@ def test_a_doubled_claim_and_an_unknown_one_are_refused(tmp_path):
     path.write_text(yaml.safe_dump([CLAIM, CLAIM]), encoding="utf-8")
     with pytest.raises(ClaimError, match=r"^X01 stands twice in claims\.yml"):
         claims.load(path)
+    assert [claim.id for claim in claims.chosen(["r02", "R01"])] == ["R01", "R02"]
     with pytest.raises(ClaimError, match=r"^There is no claim 'R99' in the ledger: it has R01 to R25"):
         claims.chosen(["R01", "R99"])
     with pytest.raises(ClaimError, match=r"^There is no claim 'F01' in the report on 1-d models: it has R01 to R25\.$"):

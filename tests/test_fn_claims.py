@@ -241,6 +241,9 @@ def test_arithmetic():
     width, count = Estimate(math.exp(math.log(24)), math.nan, math.nan, 1), Estimate(6, 6, 6, 3)
     for value, text in [(width, "24"), (count, "6 [6, 6]"), (Estimate(6, 5.5, math.inf, 3), "6.000 [5.500, ∞]")]:
         assert verdicts.value_text(value, "en") == text
+    below = claims.Range(-math.inf, 0.1)
+    assert verdicts.value_text(Estimate(0.083, 0.066, 0.1004, 2), "en", below) == "0.0830 [0.0660, 0.1004]"
+    assert verdicts.value_text(Estimate(0.083, 0.066, 0.1, 2), "en", below) == "0.083 [0.066, 0.100]"
     for effect, width in ((0.5, 3.2 / 1.5 - 2), (1.0, 1.6 - 2)):
         found = MEASURES["common_base"].function(None, values=[[2.0, 2.2], [3.0, 3.2]], effects=[[0.0, 0.0], [effect, effect]])
         assert found["reported numbers"].mean == pytest.approx(width)
