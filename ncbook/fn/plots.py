@@ -188,6 +188,8 @@ def onset_over(
             ax.grid(axis="x", visible=False)
             drawn = rows[value].notna().any() or value in (reported or {})
             english_axis(ax, log and bool((rows[value].dropna() > 0).all()) and drawn)
+            if drawn:  # a wide interval does not press all else flat
+                ax.set_ylim(top=min(ax.get_ylim()[1], 1.5 * max(np.nanmax(line.get_ydata(), initial=0) for line in ax.lines)))
             if rows[value].isna().all() and value == "fn_star":
                 ax.text(0.5, 0.5, "no run crossed", transform=ax.transAxes, ha="center", va="center", color="0.35")
         axes[-1].set_xticks(range(len(levels)), [label(level) for level in levels])
@@ -216,7 +218,7 @@ def _means(ax: Axes, rows: pd.DataFrame, value: str, color: str, marker: str, sh
     means = [(at + shift, estimate(cell[value]).within(0)) for at, cell in crossed.groupby("at")]
     ax.plot([at for at, _ in means], [mean.mean for _, mean in means], marker, color=color, ms=7, ls="-" if connected else "")
     for at, mean in means:
-        ax.plot([at, at], [mean.low, mean.high], color=color, lw=1.8)
+        ax.vlines(at, mean.low, mean.high, color=color, lw=1.8)
     if value != "fn_star" and len(censored):
         observed = censored["last_epoch"] - (censored["switch"].fillna(0).astype(int) if value == "since_switch" else 0)
         ax.plot(censored["at"] + shift, observed.astype(float), "^", mfc="none", mec=color, ms=8)
