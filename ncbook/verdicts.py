@@ -57,8 +57,7 @@ _PHRASES = {
         "undecided": "nessun intervallo decide",
         "seeds_decide": "a cavallo della soglia, per cui servono più semi: {} su {}",
         "unmeasured": "non misurabili, perché accade in troppo poche reti: {} su {}",
-        "more": "altri {}",
-        "one_more": "un altro",
+        "share": "{} su {}",
         "claim": "Affermazione",
         "reported": "Nel documento",
         "measured": "Misurato",
@@ -102,8 +101,7 @@ _PHRASES = {
         "undecided": "no interval decides",
         "seeds_decide": "across the border, so that more seeds are needed: {} of {}",
         "unmeasured": "not measurable, as it happens in too few runs: {} of {}",
-        "more": "{} more",
-        "one_more": "1 more",
+        "share": "{} of {}",
         "claim": "Claim",
         "reported": "In the document",
         "measured": "Measured",
@@ -261,16 +259,15 @@ def _sweeps(arguments: Mapping[str, Sequence[str]]) -> str:
 
 
 def _which(result: Result, outcome: str, language: str) -> str:
-    """The checks with that outcome and, where it is not that of all their cases or another check is called the same, which ones."""
+    """The checks with that outcome and, where it is not that of all their cases or another check is called the same, which ones; of many
+    how many."""
     texts, called = [], [check.says for check in result.claim.checks]
     for check, cases in zip(result.claim.checks, result.cases, strict=True):
         names = [case_name(case, language) for case in cases if case.outcome == outcome]
-        if len(names) > _MOST_CASES:
-            left = len(names) - _MOST_CASES
-            names = [*names[:_MOST_CASES], _PHRASES[language]["one_more" if left == 1 else "more"].format(left)]
         if names:
+            which = ", ".join(names) if len(names) <= _MOST_CASES else _PHRASES[language]["share"].format(len(names), len(cases))
             ambiguous = len(cases) > len(names) or called.count(check.says) > 1
-            texts.append(check.says[language] + (f" ({', '.join(names)})" if ambiguous else ""))
+            texts.append(check.says[language] + (f" ({which})" if ambiguous else ""))
     return ", ".join(texts)
 
 

@@ -269,14 +269,17 @@ def test_a_case_is_named_with_the_languages_signs_for_decimals_and_thousands(lan
     assert verdicts.case_name(Case("200–1,000, σ = 0.5", estimate([0.0]), HELD), language) == name
 
 
-@pytest.mark.parametrize(("failed", "italian", "english"), [(5, "un altro", "1 more"), (6, "altri 2", "2 more")])
-def test_cases_beyond_the_first_four_are_counted(judged, failed, italian, english):
+def test_up_to_four_cases_are_named_and_more_are_counted(judged):
     peaked = judged(PEAKED)
     ((held,),) = peaked.cases
-    outside = [held._replace(name=f"case {i}", outcome=FAILED) for i in range(failed)]
-    result = dataclasses.replace(peaked, cases=((held, *outside),), verdict=PARTLY)
-    assert f"(case 0, case 1, case 2, case 3, {italian})" in verdicts.reason_text(result, "it")
-    assert f"(case 0, case 1, case 2, case 3, {english})" in verdicts.reason_text(result, "en")
+    outside = [held._replace(name=f"case {i}", outcome=FAILED) for i in range(5)]
+    few, many, all_of_them = (
+        verdicts.reason_text(dataclasses.replace(peaked, cases=(cases,), verdict=PARTLY), "it")
+        for cases in ((held, *outside[:4]), (held, *outside), tuple(outside))
+    )
+    assert "(case 0, case 1, case 2, case 3)" in few
+    assert "(5 su 6)" in many and "case 0" not in many
+    assert all_of_them.endswith(f"fuori: {peaked.claim.checks[0].says['it']}.")
 
 
 def test_checks_that_are_called_the_same_are_told_apart_by_their_cases(judged):
