@@ -134,12 +134,22 @@ def interior_peak(values: Sequence[float]) -> Peak | None:
     return best
 
 
+def held_out_peaks(seeds: pd.DataFrame) -> list[Peak | None]:
+    """For each seed, a column of `seeds`, the interior peak of the mean curve of the others; a single seed's own.
+
+    At positions that its own noise has chosen a seed's peak stands too high and its minimum too low, and an interval around their
+    difference leaves out 0 too often; at those that the other seeds choose it does not.
+    """
+    others = [seeds.drop(columns=seed) for seed in seeds] if seeds.shape[1] > 1 else [seeds]
+    return [interior_peak(curves.mean(axis=1)) for curves in others]
+
+
 def peaks(last: pd.DataFrame, metric: str = "test_error") -> pd.DataFrame:
     """The interior peak of each curve's seed mean; one row a curve that has one.
 
     Columns: model, optimizer; width and parameters of the peak, mean/low/high/n of the metric there; before_width, after_width: the
-    lowest points on either side; rise_* and fall_*: how far the peak stands over each, seed by seed at the widths of the mean curve,
-    so that the interval may well contain 0; seed_widths: where each single seed's own peak lies (seeds without one are left out).
+    lowest points on either side; rise_* and fall_*: how far the peak stands over each, every seed at the positions of `held_out_peaks`, or
+    0 if they have none; seed_widths: where each single seed's own peak lies (seeds without one are left out).
     """
     rows = []
     for (model, optimizer), curve in last.groupby(CURVE):
@@ -147,8 +157,9 @@ def peaks(last: pd.DataFrame, metric: str = "test_error") -> pd.DataFrame:
         if (peak := interior_peak(seeds.mean(axis=1))) is None:
             continue
         widths = [int(width) for width in seeds.index.get_level_values("width")]
-        rise = estimate(seeds.iloc[peak.top] - seeds.iloc[peak.before])
-        fall = estimate(seeds.iloc[peak.top] - seeds.iloc[peak.after])
+        curves = list(zip(seeds.to_numpy().T, held_out_peaks(seeds)))
+        rise = estimate([values[at.top] - values[at.before] if at else 0.0 for values, at in curves])
+        fall = estimate([values[at.top] - values[at.after] if at else 0.0 for values, at in curves])
         own = [interior_peak(seeds[seed]) for seed in seeds]
         rows.append(
             {

@@ -96,11 +96,17 @@ def peak_position(evidence: Evidence, column: str) -> Cases:
 @measure()
 def widest_minus(evidence: Evidence, what: str) -> Cases:
     """The test error at the greatest width minus that at the interior peak ("peak") or at the minimum before it ("minimum")."""
-    cases = {}
-    for case, curve in _curves(evidence):
-        peak, errors = _peak(curve), _by_seed(curve, "test_error")
-        cases[case] = estimate(errors.iloc[-1] - errors.loc[peak["width" if what == "peak" else "before_width"]] if peak else [])
-    return cases
+    place = {"peak": "top", "minimum": "before"}[what]
+    return {
+        case: estimate([values[-1] - values[getattr(at, place)] for values, at in _at_peaks(curve, "test_error")])
+        for case, curve in _curves(evidence)
+    }
+
+
+def _at_peaks(curve: pd.DataFrame, metric: str) -> list[tuple[np.ndarray, analysis.Peak]]:
+    """Each seed's `metric` over the widths, and where the other seeds' test error has its interior peak; without seeds that have none."""
+    found = analysis.held_out_peaks(_by_seed(curve, "test_error"))
+    return [(values, at) for values, at in zip(_by_seed(curve, metric).to_numpy().T, found) if at]
 
 
 @measure()
@@ -163,8 +169,7 @@ def at_error_peak_minus(evidence: Evidence, metrics: list[str], side: str) -> Ca
     """Each metric where the test error peaks minus the same where the error has its minimum before ("before") or after it ("after")."""
     cases = {}
     for (case, curve), metric in itertools.product(_curves(evidence), metrics):
-        peak, values = _peak(curve), _by_seed(curve, metric)
-        cases[f"{case} {short(metric)}"] = estimate(values.loc[peak["width"]] - values.loc[peak[f"{side}_width"]] if peak else [])
+        cases[f"{case} {short(metric)}"] = estimate([values[at.top] - values[getattr(at, side)] for values, at in _at_peaks(curve, metric)])
     return cases
 
 
