@@ -111,8 +111,18 @@ def _require_margin(margin: float) -> None:
         raise SpecError(f"margin={margin} leaves no room for equivalence: give a positive share of fn*, such as 0.08.")
 
 
-def _prediction_specs(experiments: list[str], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
-    return _experiments_specs(experiments, data=data, subset=subset, switch=switch, epochs=epochs, seeds=seeds)
+_SWEEPS = ("fn_weight_decay", "fn_activation", "fn_depth", "fn_width")
+_PREDICTABLE = (*_SWEEPS, "fn_conditions", "fn_baseline", "fn_calibration", "fn_intervention", "fn_cifar_resnet20", "fn_equilibrium")
+
+
+def _of_experiments(known: tuple[str, ...]) -> Callable[..., list[RunSpec]]:
+    """The specs function of a page on the runs of several of these chapters of part two, on the same images."""
+
+    def specs(experiments: list[str], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
+        chosen = distinct_values("experiments", experiments, known)
+        return _experiments_specs(chosen, data=data, subset=subset, switch=switch, epochs=epochs, seeds=seeds)
+
+    return specs
 
 
 CHAPTERS = {
@@ -162,9 +172,12 @@ CHAPTERS = {
         Chapter("fn_cifar_resnet20", "ResNet-20 on CIFAR-10", NOTEBOOKS / "fn_cifar_resnet20.ipynb", fn_cifar_resnet20_specs),
         Chapter("fn_grid", "The grid: two architectures, two data sets", NOTEBOOKS / "fn_grid.ipynb", fn_grid_specs),
         Chapter(
-            "fn_predictor", "The predictor: does the norm tell when collapse comes?", NOTEBOOKS / "fn_predictor.ipynb", _prediction_specs
+            "fn_predictor",
+            "The predictor: does the norm tell when collapse comes?",
+            NOTEBOOKS / "fn_predictor.ipynb",
+            _of_experiments(_PREDICTABLE),
         ),
-        Chapter("explore_collapse", "Explorer: move the threshold", NOTEBOOKS / "explore_collapse.ipynb", _prediction_specs),
+        Chapter("explore_collapse", "Explorer: move the threshold", NOTEBOOKS / "explore_collapse.ipynb", _of_experiments(_SWEEPS)),
         Chapter("fn_equilibrium", "Is fn* more than an equilibrium?", NOTEBOOKS / "fn_equilibrium.ipynb", fn_equilibrium_specs),
         Chapter("front", "The first page and its figure", NOTEBOOKS / "front_page.ipynb", _front_specs, _require_classes),
     )

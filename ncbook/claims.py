@@ -60,7 +60,8 @@ class Range(NamedTuple):
         """What the value's interval says: "held", "failed", or "undecided" if it reaches across a border or there is none."""
         if math.isnan(value.low) or math.isnan(value.high):
             return UNDECIDED
-        if self.low < value.low and (value.high < self.high or math.isinf(self.high)):
+        above, below = self.low < value.low or math.isinf(self.low), value.high < self.high or math.isinf(self.high)
+        if above and below:
             return HELD
         return FAILED if value.high <= self.low or value.low >= self.high else UNDECIDED
 
@@ -329,6 +330,8 @@ def _reads(entry: Any, where: str) -> Reads:
     only = dict(_fields(entry, f"{where}, reads", ["chapter"], SELECTABLE))
     if (chapter := only.pop("chapter")) not in CHAPTERS:
         raise ClaimError(f"{where} reads chapter {chapter!r}, which does not exist: choose one of {', '.join(CHAPTERS)}.")
+    if single := [name for name, values in only.items() if not isinstance(values, list)]:
+        raise ClaimError(f"{where}, reads: {single[0]}: {only[single[0]]!r} is not a list: write one, even of a single value.")
     return Reads(chapter, only)
 
 
@@ -352,7 +355,8 @@ def _check(entry: Any, where: str) -> Check:
     except TypeError as error:
         raise ClaimError(f"{where}: {name} does not take these arguments ({error}).") from None
     criterion = _criterion(entry, where)
-    if criterion.low < measure.low and measure.high < criterion.high:
+    above, below = criterion.low < measure.low or math.isinf(criterion.low), measure.high < criterion.high or math.isinf(criterion.high)
+    if above and below:
         raise ClaimError(f"{where} cannot fail: {name} always lies in [{measure.low:g}, {measure.high:g}].")
     if criterion.high <= measure.low or criterion.low >= measure.high:
         raise ClaimError(f"{where} cannot hold: {name} always lies in [{measure.low:g}, {measure.high:g}].")

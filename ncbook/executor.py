@@ -165,7 +165,7 @@ def plan(
 def _resumable(store: Store, spec: RunSpec, setting: Setting) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
     """(epoch, what is remembered of its making, the trainer's arrays) of a checkpoint made in this way, if there is one."""
     arrays = store.load_checkpoint(setting.checkpoint(spec)) or store.load_checkpoint(spec.key)  # the latter as it was once named
-    if arrays is None:
+    if arrays is None or "making" not in arrays:
         return None
     making = json.loads(arrays.pop("making").item())
     if making["setting"] != vars(setting):
@@ -300,8 +300,8 @@ def _train_stack(stack: Stack, setting: Setting, store: Store, deadline: float) 
     """
     groups: dict[int, list[_Begun]] = {}
     for spec in stack.specs:
-        if spec.key not in store:
-            epoch, making, arrays = _resumable(store, spec, setting) or (0, {}, {})
+        epoch, making, arrays = _resumable(store, spec, setting) or (0, {}, {})
+        if spec.key not in store:  # asked last: a checkpoint that is gone may mean that another sweep has just stored the run
             groups.setdefault(epoch, []).append((spec, making, arrays))
     _progress.put(stack.cost - sum(_cost(spec, epoch) for epoch, group in groups.items() for spec, *_ in group))
     with _training:

@@ -295,11 +295,11 @@ class Store:
     def load_checkpoint(self, name: str) -> dict[str, np.ndarray] | None:
         """The state of an unfinished run; None if there is none or, with a warning, if it is damaged."""
         path = self._checkpoint(name)
-        if not path.exists():
-            return None
         try:
             with np.load(path, allow_pickle=False) as content:
                 return {name: content[name] for name in content.files}
+        except FileNotFoundError:
+            return None
         except Exception as error:  # as in `_read`
             warnings.warn(f"{path} is damaged ({type(error).__name__}) and is ignored: that run starts anew.", stacklevel=2)
             return None

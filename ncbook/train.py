@@ -85,7 +85,6 @@ class StackTrainer:
         self._x, self._x_test = (x.to(self.device, kind) for x in (sets[0].x_train, sets[0].x_test))
         self._clean, self._test = sets[0].y_clean.to(self.device), sets[0].y_test.to(self.device)
         self._noisy = torch.stack([d.y_noisy for d in sets]).to(self.device)
-        self.source = sets[0].source
 
         shape = self.spec.model
         self.model = models.build(shape, len(specs), self._x.shape[1:]).to(self.device, kind)

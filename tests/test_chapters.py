@@ -188,6 +188,17 @@ def test_failure_is_told_in_short_and_leaves_what_was_there(untrained, tmp_path)
     assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == [earlier]
 
 
+@pytest.mark.parametrize(("name", "stranger"), [("fn_predictor", "exp1"), ("explore_collapse", "fn_conditions")])
+def test_pages_on_several_chapters_take_those_that_fit(name, stranger):
+    for experiments, message in (
+        ([stranger], f"has '{stranger}', an unknown one: choose from fn_weight_decay"),
+        ([], "is empty: give at least one value"),
+        (["fn_depth", "fn_depth"], "has 'fn_depth' twice"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            chapter_specs(CHAPTERS[name], {"experiments": experiments})
+
+
 def test_the_reports_figure_shows_its_own_experiments_only():
     with pytest.raises(SpecError, match=r"has 'fn_depth', an unknown one: choose from exp1, exp2, exp3, exp4\.$"):
         chapter_specs(CHAPTERS["composite"], {"experiments": ["exp1", "fn_depth"]})

@@ -118,6 +118,7 @@ def test_every_check_can_hold_and_can_fail_and_changes_the_verdict(claim, i):
         ({"document": "essay"}, "X01 is of document 'essay', which does not exist: choose one of report, fn_star."),
         ({"reads": {"chapter": "exp9"}}, "X01 reads chapter 'exp9', which does not exist"),
         ({"reads": {"chapter": "exp1", "depth": [2]}}, "X01, reads has an unknown field 'depth'"),
+        ({"reads": {"chapter": "exp1", "width": 4}}, "X01, reads: width: 4 is not a list: write one, even of a single value."),
         ({"measure": "guess"}, "X01, check 1: there is no measure 'guess'; the measures are "),
         (
             {"arguments": {"metrics": []}},
@@ -133,6 +134,10 @@ def test_every_check_can_hold_and_can_fail_and_changes_the_verdict(claim, i):
         (
             {"measure": "error_from", "arguments": {"width": 4, "epoch": 1}, "above": 1},
             "X01, check 1 cannot hold: error_from always lies in [0, 1].",
+        ),
+        (
+            {"measure": "at_width", "arguments": {"metrics": ["nc1_noisy"], "width": 4}, "above": -5},
+            "X01, check 1 cannot fail: at_width always lies in [0, inf].",
         ),
     ],
 )

@@ -1,18 +1,22 @@
 """The notebook explore.ipynb: chapters and explorers behind widgets, driven as a reader would, and nothing that ends in a traceback."""
 
+import dataclasses
 import html
 import re
 import signal
 import time
 
+import numpy as np
 import pytest
 from test_cli import keep_runs, ncbook_run, store  # noqa: F401
 
 import ncbook.explore.lab
 from ncbook.chapters import CHAPTERS, chapter_specs, parameters
+from ncbook.explore import live
 from ncbook.explore.lab import ChapterLab, Form, Job
 from ncbook.explore.live import EXPLORERS, ExplorerLab
-from ncbook.store import Store
+from ncbook.fn.experiments import BASELINE, OPTIMIZERS
+from ncbook.store import Run, Store
 
 TOY = {"widths": "2", "models": "resnet1d", "optimizers": "sgd", "epochs": 2}
 
@@ -129,7 +133,7 @@ def test_what_fails_is_told_in_one_sentence(lab, own_store):
     own_store.write_text("a file where the store's folder should be")
     fill(lab.form, TOY)
     lab.start().join()
-    assert shown(lab.job.words).startswith(f"{own_store}") and "cannot be written" in shown(lab.job.words)
+    assert shown(lab.job.words) == f"NCBOOK_RUNS={own_store} is no folder: name the one that is to hold your runs."
     job = Job()
     job.start({"Nonsense": ["nonsense"]}, then=lambda: None).join()
     assert shown(job.words) == "No such command 'nonsense'."
@@ -149,6 +153,22 @@ def test_every_published_run_that_an_explorer_can_show_is_offered():
     )
     assert cka == {key for key in width if Store().load(key).spec.model.name == "resnet1d"}
     assert collapse >= {spec.key for name in ("fn_depth", "fn_conditions", "fn_grid") for spec in chapter_specs(CHAPTERS[name], {})}
+
+
+def test_a_training_counts_once_whatever_weights_it_kept():
+    few = chapter_specs(CHAPTERS["exp1"], {"widths": [4], "models": ["resnet1d"], "optimizers": ["adam"], "epochs": 5, "seeds": [0]})[0]
+    many = dataclasses.replace(few, snapshots=(1, 5))
+    runs = [Run(spec, {}, np.array([5]), {}, {epoch: {} for epoch in spec.snapshots}) for spec in (many, few)]
+    for title in list(EXPLORERS)[::2][:2]:
+        ((shown_one,),) = EXPLORERS[title].groups(runs).values()
+        assert shown_one.spec == many
+
+
+def test_runs_beside_the_sweeps_are_told_by_what_sets_them_apart():
+    endless = dataclasses.replace(BASELINE, stop=None, optimizer=OPTIMIZERS["sgd 0.05"])
+    told = live._departures(endless)
+    assert told == {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "stop": None}
+    assert live._departures(dataclasses.replace(BASELINE, seed=3)) == {}
 
 
 @pytest.mark.parametrize("title", EXPLORERS)

@@ -1,5 +1,6 @@
 """The explorers over any runs of the store, and over networks trained for them there and then."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,9 +43,13 @@ class Explorer:
 
 
 def _grouped(runs: Iterable[Run], common: Callable[[RunSpec], str | None], varied: Callable[[RunSpec], int], name: str) -> Groups:
-    """The runs by what they have in common (None: not to be shown) and how far they range in what is varied, the most first."""
+    """The runs by what they have in common (None: not to be shown) and how far they range in what is varied, the most first.
+
+    Of runs that differ in nothing but the weights that are kept, the one with the most.
+    """
     found: dict[str, list[Run]] = {}
-    for run in runs:
+    trainings = {dataclasses.replace(run.spec, snapshots=()).key: run for run in sorted(runs, key=lambda run: len(run.states))}
+    for run in trainings.values():
         if words := common(run.spec):
             found.setdefault(words, []).append(run)
     groups = {}
@@ -126,8 +131,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _departures(spec: RunSpec) -> dict[str, Any]:
     """In what a run differs from the baseline of part two, images, epochs and seed apart; the names are those of the tables' columns."""
     base, own = (_flat(one.to_dict()) for one in (BASELINE, spec))
-    shared = ("data.", "epochs", "seed", "switch.epoch")
-    return {name.split(".", 1)[-1]: value for name, value in own.items() if not name.startswith(shared) and base.get(name) != value}
+    shared, columns = ("data.", "epochs", "seed", "switch.epoch"), {"model.name": "model", "optimizer.name": "optimizer"}
+    differs = {name: value for name, value in own.items() if name not in base or base[name] != value}
+    return {columns.get(name, name.split(".", 1)[-1]): value for name, value in differs.items() if not name.startswith(shared)}
 
 
 def _onsets(runs: list[Run]) -> ipywidgets.Widget:
