@@ -57,7 +57,7 @@ def test_conditions_say_what_moves_fn_star_and_what_does_not(three_conditions):
 
 def test_conditions_without_onsets_or_with_one_seed_are_said_to_be_so(three_conditions):
     said = conditions.texts(onsets(three_conditions, 1e-12))
-    assert said["spread"].startswith("No condition has a run that crossed") and "is unknown with" in said["moved"]
+    assert said["spread"].startswith("Under no condition did every run collapse") and "is unknown with" in said["moved"]
     alone = conditions.texts(onsets(three_conditions[three_conditions["seed"] == 0], 0.01))
     assert "without an interval" in alone["moved"] and "unknown" in alone["spread"] and alone["variation_within"].startswith("n/a")
     assert conditions.texts(onsets(three_conditions[three_conditions["key"] == "a0"], 0.01))["moved"].startswith("Only the baseline")

@@ -199,6 +199,17 @@ def test_pairs_of_levels_are_those_of_an_independent_implementation_of_tukeys_te
     assert found.undecided == tuple(pair for pair in pairs if pair not in found.rises)
 
 
+def test_the_extremes_have_the_interval_of_an_independent_implementation_of_tukeys_test():
+    samples = {"a": [1.0, 2.0, 4.0], "b": [5.0, 9.0], "c": [3.0, 3.5, 2.0, 2.5], "none": [math.nan]}
+    most, least, apart = statistics.extremes(samples)
+    interval = stats.tukey_hsd(samples["b"], samples["a"], samples["c"]).confidence_interval()
+    assert (most, least, apart.n) == ("b", "a", 2) and apart.mean == pytest.approx(7 - 7 / 3)
+    assert (apart.low, apart.high) == pytest.approx((interval.low[0, 1], interval.high[0, 1]), rel=1e-6)
+    assert math.isnan(statistics.extremes({1: [1.0], 2: [2.0]})[2].low)
+    with pytest.raises(ValueError, match="known at 1 level"):
+        statistics.extremes({1: [1.0], 2: []})
+
+
 def test_levels_without_a_time_lend_the_others_no_certainty():
     table = conditions([0.0, 0.25], [0, 0], noise=0.1)
     observed = table[table["lr"] == 0].assign(lr=9, since_switch=1000.0, censored=True)

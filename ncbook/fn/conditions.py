@@ -7,7 +7,7 @@ import pandas as pd
 
 from ncbook.analysis import Estimate
 from ncbook.fn.experiments import BASELINE
-from ncbook.fn.onset import groups
+from ncbook.fn.onset import groups, where_all_collapse
 from ncbook.fn.pages import column_estimate, counted, listing, name, number, percent, percent_with_interval, power, with_interval
 from ncbook.fn.statistics import coefficient_of_variation, shifts, spread_over_conditions
 
@@ -39,33 +39,28 @@ def _level(factor: str, level: Any) -> str:
 
 def texts(onsets: pd.DataFrame) -> dict[str, str]:
     """The chapter's sentences, to glue: spread, moved, variation, variation_within, baseline."""
-    crossed = onsets[~onsets["censored"]]
-    overall = coefficient_of_variation(crossed["fn_star"])
-    within = [coefficient_of_variation(cell["fn_star"]).mean for _, cell in crossed.groupby("condition")]
+    whole = where_all_collapse(onsets, FACTORS)
+    overall = coefficient_of_variation(whole["fn_star"])
+    within = [coefficient_of_variation(cell["fn_star"]).mean for _, cell in whole.groupby("condition")]
     known = [value for value in within if value == value]
+    none = "n/a (under no condition did all of several runs collapse)"
     return {
         "baseline": f"{_BASE['rule']} with batches of {_BASE['batch_size']}",
-        "spread": _spread(onsets),
+        "spread": _spread(whole),
         "moved": _moved(onsets),
-        "variation": (
-            f"{percent_with_interval(overall)} over {counted(overall.n, 'run')}" if overall.n > 1 else "n/a: fewer than two runs crossed"
-        ),
-        "variation_within": (
-            f"{percent(min(known))} to {percent(max(known))} over {counted(len(known), 'condition')}"
-            if known
-            else "n/a (no condition has two runs that crossed)"
-        ),
+        "variation": f"{percent_with_interval(overall)} over {counted(overall.n, 'run')}" if overall.n > 1 else none,
+        "variation_within": (f"{percent(min(known))} to {percent(max(known))} over {counted(len(known), 'condition')}" if known else none),
     }
 
 
-def _spread(onsets: pd.DataFrame) -> str:
-    if (conditions := groups(onsets[~onsets["censored"]], FACTORS).nunique()) < 2:
-        which = "Only one condition" if conditions else "No condition"
-        return f"{which} has a run that crossed: there is no spread between conditions."
-    found = spread_over_conditions(onsets, FACTORS)
+def _spread(whole: pd.DataFrame) -> str:
+    if (conditions := groups(whole, FACTORS).nunique()) < 2:
+        which = "only one condition" if conditions else "no condition"
+        return f"Under {which} did every run collapse: there is no spread between conditions."
+    found = spread_over_conditions(whole, FACTORS)
     text = (
-        f"Between {found.onset.n} conditions the logarithm of the time from switch to onset has the standard deviation "
-        f"{with_interval(found.onset)}, that of fn* {with_interval(found.norm)}; "
+        f"Between the {found.onset.n} conditions under which every run collapsed the logarithm of the time from switch to onset has the "
+        f"standard deviation {with_interval(found.onset)}, that of fn* {with_interval(found.norm)}; "
         + (f"ratio of the variances {with_interval(found.ratio, 2)}." if found.onset.mean else "the former is no more than seeds explain.")
     )
     if found.norm_within != found.norm_within:

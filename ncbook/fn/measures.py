@@ -21,11 +21,11 @@ from ncbook.evidence import Evidence
 from ncbook.fn import predictor
 from ncbook.fn.experiments import MARGIN, THRESHOLD
 from ncbook.fn.intervention import norm_shifts
-from ncbook.fn.onset import COLLAPSE, classify, groups, onsets, trajectories
+from ncbook.fn.onset import COLLAPSE, classify, groups, onsets, trajectories, where_all_collapse
 from ncbook.fn.pages import name, power
 from ncbook.fn.statistics import (
     coefficient_of_variation,
-    difference,
+    extremes,
     interaction,
     relative_effect,
     shape_over,
@@ -71,11 +71,6 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
-def _collapsing(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Of the groups that share their values in `by`, those all of whose runs collapse. The quick ones of a group are no sample of it."""
-    return runs[(classify(runs) == COLLAPSE).groupby([runs[column] for column in by], dropna=False).transform("all")]
-
-
 # At the onset
 
 
@@ -91,7 +86,7 @@ def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = N
     where = where or {}
     label, runs = ", ".join(_level(column, level) for column, level in where.items()) or "all runs", _where(_onsets(evidence), where)
     if collapsing:
-        runs = _collapsing(runs, [collapsing])
+        runs = where_all_collapse(runs, [collapsing])
     waiting = _waiting(runs)
     if value == "T_NC" and waiting.any():
         observed = runs["T_NC"].fillna(runs["last_epoch"].where(waiting)).dropna()
@@ -151,7 +146,7 @@ def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Case
     Over the conditions under which every run collapses.
     """
     cases, table = {}, _onsets(evidence)
-    norms = table["fn_star"].where(table.index.isin(_collapsing(table, [*ARCHITECTURE, *CONDITIONS]).index))
+    norms = table["fn_star"].where(table.index.isin(where_all_collapse(table, [*ARCHITECTURE, *CONDITIONS]).index))
     varied = [column for column in by if column in ("data", "model") or table[column].nunique() > 1]
     for group, runs in table.groupby(list(by), dropna=False):
         levels = [(column, level) for column, level in zip(by, group) if column in varied and not pd.isna(level)]
@@ -169,7 +164,7 @@ def condition_spread(evidence: Evidence, what: str) -> Cases:
     runs, cases = _onsets(evidence), {}
     sets = list(runs.groupby(["data", "subset"], dropna=False))
     for (images, _), of_set in sets:
-        whole = _collapsing(of_set, CONDITIONS)
+        whole = where_all_collapse(of_set, CONDITIONS)
         adam = whole[whole["optimizer"] == "adam"]
         for optimizers, part in (("Adam", adam), ("all optimisers", whole if len(whole) > len(adam) else whole[:0])):
             case = optimizers if len(sets) == 1 else f"{name(images)}, {optimizers}"
@@ -228,12 +223,11 @@ def _share(hits: pd.Series) -> Estimate:
 @measure(low=0)
 def onset_range(evidence: Evidence, column: str) -> Cases:
     """T_NC at the slowest less T_NC at the quickest of those levels of `column` at which every run collapses, in epochs."""
-    crossing = {level: runs["T_NC"] for level, runs in _collapsing(_onsets(evidence), [column]).groupby(column)}
-    if len(crossing) < 2:
+    whole = where_all_collapse(_onsets(evidence), [column])
+    if whole[column].nunique() < 2:
         return {"slowest − quickest": _NOTHING}
-    ordered = sorted(crossing, key=lambda level: crossing[level].mean())
-    label = f"{_level(column, ordered[-1])} − {_level(column, ordered[0])}"
-    return {label: difference(crossing[ordered[-1]], crossing[ordered[0]])}
+    slowest, quickest, apart = extremes({level: runs["T_NC"] for level, runs in whole.groupby(column)})
+    return {f"{_level(column, slowest)} − {_level(column, quickest)}": apart}
 
 
 @measure(low=-1)

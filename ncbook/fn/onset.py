@@ -188,6 +188,12 @@ def classify(onsets: pd.DataFrame, fitted: float = FITTED) -> pd.Series:
     return pd.Series(np.select(conditions, [DIVERGED, NO_FIT, COLLAPSE], NO_COLLAPSE), index=onsets.index, name="regime")
 
 
+def where_all_collapse(onsets: pd.DataFrame, by: Sequence[str], fitted: float = FITTED) -> pd.DataFrame:
+    """Of the rows of `onsets` those in groups (equal values in `by`) all of whose runs collapse: the quick ones of a group are no sample
+    of it. Classes and errors are those of `classify`."""
+    return onsets[(classify(onsets, fitted) == COLLAPSE).groupby(groups(onsets, by)).transform("all")]
+
+
 def regimes(onsets: pd.DataFrame, by: Sequence[str] = ("weight_decay",), fitted: float = FITTED) -> pd.DataFrame:
     """The phase table: columns `by`, runs, the number of runs in each of `REGIMES`, and regime: what all of them share, or "mixed".
 

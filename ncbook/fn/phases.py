@@ -11,9 +11,9 @@ from scipy import stats
 
 from ncbook.analysis import estimate
 from ncbook.fn import paper
-from ncbook.fn.onset import COLLAPSE, DIVERGED, FITTED, MIXED, NO_COLLAPSE, NO_FIT, REGIMES, regimes
+from ncbook.fn.onset import COLLAPSE, DIVERGED, FITTED, MIXED, NO_COLLAPSE, NO_FIT, REGIMES, regimes, where_all_collapse
 from ncbook.fn.pages import MISSING, counted, last_epochs, number, percent, with_interval
-from ncbook.fn.statistics import difference, relative_effect
+from ncbook.fn.statistics import extremes, relative_effect
 from ncbook.fn.sweeps import WEIGHT_DECAY, by_level, effect, variation_text
 from ncbook.plots import STYLE
 
@@ -94,23 +94,21 @@ def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
 
     collapsing (these weight decays), cluster_norm (the grand mean), cluster_variation, within_sigma, onset_range (in epochs).
     """
-    phases = regimes(onsets, [COLUMN])
-    levels = list(phases.loc[phases["regime"] == COLLAPSE, COLUMN])
-    norms = onsets.loc[onsets[COLUMN].isin(levels), "fn_star"]
-    if not levels:
+    whole = where_all_collapse(onsets, [COLUMN])
+    times, norms = {level: runs["T_NC"] for level, runs in whole.groupby(COLUMN)}, whole["fn_star"]
+    if not times:
         missing = dict.fromkeys(("cluster_norm", "within_sigma", "onset_range"), MISSING)
         return missing | {"collapsing": "none", "cluster_variation": "no coefficient of variation"}
+    if len(times) > 1:
+        slow, quick, difference = extremes(times)
+        apart = f"{with_interval(difference, 1)} epochs ({WEIGHT_DECAY.called(slow)} less {WEIGHT_DECAY.called(quick)})"
     within = int(((norms - norms.mean()).abs() <= norms.std(ddof=1)).sum())
-    times = {level: onsets.loc[onsets[COLUMN] == level, "T_NC"] for level in levels}
-    slow, quick = (choose(levels, key=lambda level: times[level].mean()) for choose in (max, min))
-    pair = f"{WEIGHT_DECAY.called(slow)} less {WEIGHT_DECAY.called(quick)}"
-    apart = f"{with_interval(difference(times[slow], times[quick]), 1)} epochs ({pair})"
     return {
-        "collapsing": WEIGHT_DECAY.called(*levels),
+        "collapsing": WEIGHT_DECAY.called(*times),
         "cluster_norm": f"{with_interval(estimate(norms).within(0))} over {counted(len(norms), 'run')}",
         "cluster_variation": variation_text(norms),
         "within_sigma": f"{within} of {len(norms)}" if len(norms) > 1 else MISSING,
-        "onset_range": apart if slow != quick else f"{MISSING}, as there is only one",
+        "onset_range": apart if len(times) > 1 else f"{MISSING}, as there is only one",
     }
 
 

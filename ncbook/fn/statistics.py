@@ -292,6 +292,22 @@ def _simultaneous_error(samples: Sequence[np.ndarray], levels: int) -> float:
     return float(stats.studentized_range.ppf(0.95, levels, freedom) * math.sqrt(variance / 2))
 
 
+def extremes(samples: Mapping[Any, Sequence[float]]) -> tuple[Any, Any, Estimate]:
+    """The levels with the greatest and with the least mean, and by how much these differ.
+
+    As the two are chosen among all, the interval is that of Tukey and Kramer, simultaneous over all pairs, the scatter taken to be equal.
+    Raises `ValueError` for fewer than two levels with a value.
+    """
+    finite = {level: sample for level, values in samples.items() if len(sample := _finite(values))}
+    if len(finite) < 2:
+        raise ValueError(f"Values are known at {len(finite)} level: a difference between levels needs two.")
+    most, least = (choose(finite, key=lambda level: finite[level].mean()) for choose in (max, min))
+    upper, lower = finite[most], finite[least]
+    half = _simultaneous_error(list(finite.values()), len(finite)) * math.sqrt(1 / len(upper) + 1 / len(lower))
+    apart, n = float(upper.mean() - lower.mean()), min(len(upper), len(lower))
+    return most, least, Estimate(apart, apart - half, apart + half, n) if math.isfinite(half) else Estimate(apart, math.nan, math.nan, n)
+
+
 def shape_over(onsets: pd.DataFrame, factor: str, value: str = "since_switch") -> Curve:
     """Whether `value` rises, falls or does both over the sorted levels of `factor`, and where it is least.
 

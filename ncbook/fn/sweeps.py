@@ -14,7 +14,7 @@ import pandas as pd
 
 from ncbook.analysis import Estimate, estimate
 from ncbook.fn.experiments import BASELINE, MARGIN
-from ncbook.fn.onset import summary, trajectories
+from ncbook.fn.onset import summary, trajectories, where_all_collapse
 from ncbook.fn.pages import (
     censored_text,
     column_estimate,
@@ -199,7 +199,7 @@ def effect(value: Estimate) -> str:
 
 def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
     """How far times and norms spread over the levels at which every run collapsed: the quick runs of the others are no sample of them."""
-    complete = onsets[~onsets["censored"].groupby(onsets[factor.column]).transform("any")]
+    complete = where_all_collapse(onsets, [factor.column])
     levels = sorted(set(complete[factor.column]))
     if len(levels) < 2:
         return "at fewer than two levels did every run collapse, so that there is no spread over them"
