@@ -22,6 +22,7 @@ ROWS = 8 if _WIDE else 6
 """How many lines of a matrix product are summed at once: 6 fill the sixteen registers there are without AVX-512; with it more than 8 would
 fit, but not their addresses."""
 _CONTRACT = ("contract",)  # a product and a sum may become one instruction
+_AS_WRITTEN = ("arcp",)  # speaks of divisions only: without a flag numba gives all of `kernels._jit`, regrouping among them
 _INT = ir.IntType(64)
 
 
@@ -74,9 +75,9 @@ class _Emitter:
         for factor, x in zip(factors, xs):
             constant = ir.Constant(self.vector, [self.element(factor)] * self.lanes)
             if factor and total is None:
-                total = x if factor == 1 else self.builder.fmul(x, constant)
+                total = x if factor == 1 else self.builder.fmul(x, constant, flags=_AS_WRITTEN)
             elif abs(factor) == 1:
-                total = (self.builder.fadd if factor > 0 else self.builder.fsub)(total, x)
+                total = (self.builder.fadd if factor > 0 else self.builder.fsub)(total, x, flags=_AS_WRITTEN)
             elif factor:
                 total = self.add_product(total, x, constant)
         return total
