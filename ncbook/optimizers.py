@@ -35,17 +35,16 @@ class Optimizer:
         self.state = [torch.zeros_like(parameters), torch.zeros_like(parameters)]
         kind = parameters.cpu().numpy().dtype
         adam = np.array([spec.name == "adam" for spec in specs])
-        self._rates = np.array([spec.lr for spec in specs])
-        self._adam, lengths = adam, np.repeat(np.array(sizes), len(specs))
+        self._adam, self._rates = adam, np.array([spec.lr for spec in specs])
         keep = np.where(adam, _BETA1, [spec.momentum for spec in specs]).astype(kind)
         take = np.where(adam, 1 - _BETA1, 1).astype(kind)
         decay = np.array([spec.weight_decay for spec in specs], kind)
         self._step_size, self._root = parameters.new_zeros(len(specs)), parameters.new_zeros(())
         self._compiled = parameters.device.type == "cpu" if compiled is None else compiled
         if self._compiled:
-            self._segments = (np.concatenate([[0], lengths.cumsum()]), adam, keep, take, decay)
+            self._by_member = (adam, keep, take, decay)
         else:
-            member = np.repeat(np.tile(np.arange(len(specs)), len(sizes)), lengths)
+            member = np.repeat(np.tile(np.arange(len(specs)), len(sizes)), np.repeat(sizes, len(specs)))
             self._member = torch.from_numpy(member).to(parameters.device)
             self._by_parameter = [torch.from_numpy(values).to(parameters.device)[self._member] for values in (adam, keep, take, decay)]
 
@@ -58,15 +57,17 @@ class Optimizer:
         self._step_size.copy_(torch.from_numpy(sizes))
         self._root.fill_(math.sqrt(1 - _BETA2**step))
 
-    def step(self, gradient: Tensor) -> None:
-        """Change the parameters by their gradient, `[total]`."""
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Change the parameters by their gradients, one tensor for each block, `[members * sizes[block]]` in any shape."""
+        flat = [gradient.reshape(-1) for gradient in gradients]
         first, second = self.state
         if self._compiled:
-            arrays = (tensor.numpy() for tensor in (self.parameters, gradient, first, second))
-            _step(*arrays, *self._segments, self._step_size.numpy(), _BETA2, _EPS, 1 / self._root.item())
+            arrays = (tensor.numpy() for tensor in (self.parameters, first, second))
+            blocks = tuple(gradient.numpy() for gradient in flat)
+            _step(*arrays, blocks, *self._by_member, self._step_size.numpy(), _BETA2, _EPS, 1 / self._root.item())
             return
         adam, keep, take, decay = self._by_parameter
-        gradient = torch.addcmul(gradient, decay, self.parameters)
+        gradient = torch.addcmul(torch.cat(flat), decay, self.parameters)
         first.mul_(keep).addcmul_(gradient, take)
         second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
         denominator = torch.where(adam, second.sqrt().div_(self._root).add_(_EPS), 1)
@@ -74,22 +75,26 @@ class Optimizer:
 
 
 @_jit
-def _step(parameters, gradient, first, second, bounds, adam, keep, take, decay, step_size, beta2, eps, inverse_root):
+def _step(parameters, first, second, gradients, adam, keep, take, decay, step_size, beta2, eps, inverse_root):
     kind = parameters.dtype.type
     keep2, take2, inverse_root, eps = kind(beta2), kind(1 - beta2), kind(inverse_root), kind(eps)
-    for segment in range(len(bounds) - 1):
-        part, s = slice(bounds[segment], bounds[segment + 1]), segment % len(adam)
-        p, g, m, v = parameters[part], gradient[part], first[part], second[part]
-        keep1, take1, shrink, size = keep[s], take[s], decay[s], step_size[s]
-        if adam[s]:
-            for i in range(len(p)):
-                slope = g[i] + shrink * p[i]
-                mean = keep1 * m[i] + take1 * slope
-                square = keep2 * v[i] + take2 * slope * slope
-                m[i], v[i] = mean, square
-                p[i] += size * mean / (np.sqrt(square) * inverse_root + eps)
-        else:
-            for i in range(len(p)):
-                speed = keep1 * m[i] + (g[i] + shrink * p[i])
-                m[i] = speed
-                p[i] += size * speed
+    members, start = len(adam), 0
+    for block in gradients:
+        length = len(block) // members
+        for s in range(members):
+            part = slice(start + s * length, start + (s + 1) * length)
+            p, m, v, g = parameters[part], first[part], second[part], block[s * length : (s + 1) * length]
+            keep1, take1, shrink, size = keep[s], take[s], decay[s], step_size[s]
+            if adam[s]:
+                for i in range(length):
+                    slope = g[i] + shrink * p[i]
+                    mean = keep1 * m[i] + take1 * slope
+                    square = keep2 * v[i] + take2 * slope * slope
+                    m[i], v[i] = mean, square
+                    p[i] += size * mean / (np.sqrt(square) * inverse_root + eps)
+            else:
+                for i in range(length):
+                    speed = keep1 * m[i] + (g[i] + shrink * p[i])
+                    m[i] = speed
+                    p[i] += size * speed
+        start += len(block)

@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.floa
 _EVAL_CHUNK = 500  # points measured at once
 _GEOMETRY_SIZE = 2**25  # features (members x points x dimensions) whose collapse is measured at once
 _PIXELS = {"mnist": 784, "fashion_mnist": 784, "cifar10": 3072, "digits": 64}
-_MLP_MEMBERS, _MLP_WEIGHTS, _RESNET20_MEMBERS = 9, 1_500_000, 3  # at most, of a stack on a CPU
+_MLP_MEMBERS, _MLP_BYTES, _RESNET20_MEMBERS = 9, 6_000_000, 3  # at most, of a stack on a CPU
 
 
 def stack_key(spec: RunSpec) -> Hashable:
@@ -35,12 +35,13 @@ def stack_key(spec: RunSpec) -> Hashable:
     return (spec.model, spec.data.name, spec.data.subset, spec.data.label_noise > 0, *course)
 
 
-def stack_size(spec: RunSpec, device: str) -> int:
+def stack_size(spec: RunSpec, device: str, dtype: str) -> int:
     """How many members to train at once: on a CPU as many as keep in its cache what they read most, activations or an MLP's weights."""
     if device != "cpu":
         return 64
     if spec.model.name == "mlp":
-        return min(_MLP_MEMBERS, max(1, _MLP_WEIGHTS // _mlp_weights(spec)))
+        bytes_each = 2 if dtype == "bf16" else 4
+        return min(_MLP_MEMBERS, max(1, _MLP_BYTES // (bytes_each * _mlp_weights(spec))))
     if spec.model.name == "resnet20":
         return _RESNET20_MEMBERS
     for width, members in ((2, 32), (8, 16), (16, 8), (48, 4)):
@@ -231,7 +232,7 @@ class StackTrainer:
         loss = self._losses(logits.to(self._flat.dtype), labels).sum() / batch.shape[1]
         gradients = torch.autograd.grad(loss, self._parameters)
         with torch.no_grad():
-            self._optimizer.step(torch.cat([g.reshape(-1) for g in gradients]))
+            self._optimizer.step(gradients)
 
     def _captured_step(self, batch: Tensor) -> None:
         """`_step` as a CUDA graph, one for each size of batch, for the loss in use."""

@@ -438,7 +438,7 @@ def test_all_damaged_runs_of_ones_own_are_named_at_once(tmp_path, no_training):
 
 def test_stacks_are_even_and_the_longest_come_first(empty):
     width = 16
-    limit = stack_size(spec(width=width), "cpu")
+    limit = stack_size(spec(width=width), "cpu", "float32")
     specs = [spec(seed, width=width) for seed in range(limit + 2)] + [spec(width=32, epochs=100), spec(snapshots=(3,), width=width)]
     stacks = plan(specs, empty, device="cpu").stacks()
     assert sorted(one.key for stack in stacks for one in stack.specs) == sorted(one.key for one in specs)
@@ -447,10 +447,11 @@ def test_stacks_are_even_and_the_longest_come_first(empty):
     assert [stack.cost for stack in stacks] == sorted((stack.cost for stack in stacks), reverse=True)
 
 
-def test_wide_perceptrons_are_trained_alone_and_narrow_ones_together():
+def test_wide_perceptrons_are_trained_alone_and_narrow_ones_together_more_of_them_with_half_as_many_bytes():
     images = DataSpec(name="mnist", label_noise=0)
     shapes = [ModelSpec(name="mlp", depth=5, width=width) for width in (128, 256, 512, 1024)]
-    assert [stack_size(spec(model=shape, data=images), "cpu") for shape in shapes] == [9, 3, 1, 1]
+    sizes = {dtype: [stack_size(spec(model=shape, data=images), "cpu", dtype) for shape in shapes] for dtype in ("float32", "bf16")}
+    assert sizes == {"float32": [9, 3, 1, 1], "bf16": [9, 6, 2, 1]}
 
 
 def test_estimate_learns_from_the_runs_found(trained, tmp_path):
