@@ -1,5 +1,6 @@
 """Errors and collapse as small multiples: over the networks of an experiment, and over the epochs of one of them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,6 +43,11 @@ def network_rows(runs: Sequence[Run]) -> pd.DataFrame:
     rows = table(runs)
     clean = [column for column in rows if column.startswith("nc") and column.endswith("_clean")]
     return rows.assign(**{noisy: rows[column] for column in clean if (noisy := column.replace("_clean", "_noisy")) not in rows})
+
+
+def drawn(runs: Sequence[Run]) -> list[Run]:
+    """The networks whose geometry is shown: of those equal but for the seed, the one of the least."""
+    return list({dataclasses.replace(run.spec, seed=0): run for run in sorted(runs, key=lambda run: -run.spec.seed)}.values())
 
 
 def multiples(means: pd.DataFrame, x: str, x_label: str, alt: str, *, log: bool = False, mark: tuple[float, str] | None = None) -> str:
@@ -92,15 +98,15 @@ def numbers_table(values: Mapping[str, float]) -> str:
 def shown(runs: Sequence[Run]) -> pd.DataFrame:
     """What an explorer of networks shows: a row for each network and recorded epoch, with its measures.
 
-    In a network's last row also plane_share, the share of the spread of class means that the projection holds, and cosine_I_J of the
-    centred means of classes I and J.
+    In the last row of those that are `drawn` also plane_share, the share of the spread of class means that the projection holds, and
+    cosine_I_J of the centred means of classes I and J.
     """
     rows = network_rows(runs)
     measures = [column for column in rows if column.startswith("nc") and column.endswith(("_noisy", "_clean"))]
     names = ["model", "optimizer", "width", "feature_dim", "parameters", "seed", "epoch"]
     rows = rows[["key", *names, "test_error", "train_error", "train_error_clean", *measures]].dropna(axis=1, how="all")
     shapes = []
-    for run in runs:
+    for run in drawn(runs):
         if shape := geometry(run):
             pairs = zip(*np.triu_indices(len(shape.cosines), 1))
             cosines = {f"cosine_{i}_{j}": cosine for (i, j), cosine in zip(pairs, shape.apart)}

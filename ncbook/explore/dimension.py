@@ -7,7 +7,7 @@ from ipywidgets import VBox
 
 from ncbook import analysis
 from ncbook.data import load
-from ncbook.explore.courses import METRICS, NC2, multiples, network_rows, numbers_table
+from ncbook.explore.courses import METRICS, NC2, drawn, multiples, network_rows, numbers_table
 from ncbook.explore.geometry import geometry, geometry_pictures
 from ncbook.explore.widgets import beside, explorer, follow, slider
 from ncbook.metrics import gram_floor
@@ -28,7 +28,7 @@ def dimension_explorer(runs: Sequence[Run]) -> VBox:
     classes = load(runs[0].spec.data).classes
     over_dims = _with_floor(analysis.seed_means(last, METRICS, _BY), classes)
     over_epochs = _with_floor(analysis.seed_means(rows, METRICS, [*_BY, "epoch"]), classes)
-    first = {run.spec.model.feature_dim: run for run in sorted(runs, key=lambda run: -run.spec.seed)}
+    first = {run.spec.model.feature_dim: run for run in drawn(runs)}
 
     def picture(dim: int) -> str:
         run = first[dim]

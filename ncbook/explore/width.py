@@ -8,7 +8,7 @@ from ipywidgets import VBox
 from ncbook import analysis
 from ncbook.analysis import CURVE, POINT
 from ncbook.data import load
-from ncbook.explore.courses import METRICS, NC2, multiples, network_rows, numbers_table
+from ncbook.explore.courses import METRICS, NC2, drawn, multiples, network_rows, numbers_table
 from ncbook.explore.geometry import geometry, geometry_pictures
 from ncbook.explore.widgets import beside, dropdown, explorer, follow, slider
 from ncbook.pages import curve_name, listing, number, percent, with_article
@@ -26,7 +26,7 @@ def width_explorer(runs: Sequence[Run]) -> VBox:
     over_widths = analysis.seed_means(last, METRICS)
     over_epochs = analysis.seed_means(rows, METRICS, [*POINT, "epoch"])
     peaks = analysis.peaks(last).set_index(CURVE)["width"].to_dict()
-    first = {(*_curve(run), run.spec.model.width): run for run in sorted(runs, key=lambda run: -run.spec.seed)}
+    first = {(*_curve(run), run.spec.model.width): run for run in drawn(runs)}
 
     def picture(curve: tuple[str, str], width: int) -> str:
         run = first.get((*curve, width))
@@ -75,7 +75,7 @@ def width_texts(runs: Sequence[Run]) -> dict[str, str]:
     """The sentences of the explorer's page."""
     last = analysis.last_epoch(network_rows(runs))
     peaks = analysis.peaks(last)
-    shapes = [shape for run in runs if run.spec.model.width > 2 and (shape := geometry(run))]
+    shapes = [shape for run in drawn(runs) if run.spec.model.width > 2 and (shape := geometry(run))]
     classes = load(runs[0].spec.data).classes
     nearest = analysis.seed_means(last, [NC2]).dropna(subset="mean").sort_values("mean")
     named = [
