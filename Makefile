@@ -21,6 +21,7 @@ test: book  ## every test, and the executed chapters run again and compared (nbv
 bench: .venv/installed  ## stacks against a plain loop, on this machine
 	@$(BIN)/python -m tests.benchmarks.bench_sweep exp1
 	@$(BIN)/python -m tests.benchmarks.bench_sweep mlp
+	@$(BIN)/python -m tests.benchmarks.bench_sweep mlp --dtype bf16
 
 clean:  ## pages and executed notebooks; trained runs are kept
 	rm -rf _build executed

@@ -3,7 +3,7 @@
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
 code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
 row; {it}`parola` marks a word as Italian. The front page has all verdicts in strips. The page on performance reads
-`{{ exp1_table }}` and its like, which are made here from what the benchmark saved; that on re-execution `{{ aims_table }}`.
+`{{ exp1_table }}` and its like, which are made here from what the benchmarks saved; that on re-execution `{{ aims_table }}`.
 """
 
 import ast
@@ -22,11 +22,15 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from ncbook.analysis import estimate
 from ncbook.chapters import aims, chapter_specs, command, find_chapter
+from ncbook.fn.pages import percent_with_interval, with_interval
+from ncbook.fn.statistics import difference, relative_effect
 from ncbook.store import Store
 from ncbook.verdicts import slug
 
 BENCH = Path(__file__).with_name("bench.json")
+PRECISION = Path(__file__).with_name("precision.json")
 LEDGER = Path(__file__).with_name("claims.yml")
 VERDICTS = {"verdetto": "executed/verdetti", "verdict": "executed/fn_verdicts"}
 """By role: the page that derives the verdicts and has a row for each claim."""
@@ -116,21 +120,47 @@ class VerdictStrip(SphinxDirective):
 def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
     """What the page on performance shows of a sweep's result, as Markdown: `<sweep>_setting`, `<sweep>_summary` and `<sweep>_table`."""
     memory, networks, seeds = bench["peak_memory_mb"], bench["networks"], bench["seeds"]
-    columns = {"plain loop (s)": "plain_seconds", "stacks (s)": "stacked_seconds", "their matrix products alone (s)": "products_seconds"}
+    columns = {
+        "plain loop (s)": "plain_seconds",
+        "the same under autocast (s)": "plain_bf16_seconds",
+        "stacks (s)": "stacked_seconds",
+        "their matrix products alone (s)": "products_seconds",
+    }
     columns = {title: name for title, name in columns.items() if name in bench["rounds"][0]}
     rows = [
         f"| {number} | {' | '.join(f'{measured[name]:.1f}' for name in columns.values())} | {measured['ratio']:.2f} |"
         for number, measured in enumerate(bench["rounds"], 1)
     ]
     limit = f"; with the stacks' matrix products alone it would be {bench['limit_median']:.2f}" if "limit_median" in bench else ""
+    if "ratio_bf16_median" in bench:
+        limit = f"; {bench['ratio_bf16_median']:.2f} times as fast as the plain loop under autocast{limit}"
     spread = f"median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
     return {
         f"{sweep}_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, "
         f"PyTorch {bench['torch']}; {networks} networks, {networks // seeds} for each of {seeds} seeds; "
-        f"plain loop with {bench['plain_threads']} threads",
+        f"plain loop with {bench['plain_threads']} threads, stacks in {bench['dtype']}",
         f"{sweep}_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}){limit}; peak memory {memory['one_by_one']} MB for "
         f"the plain loop, {memory['stacked']} MB for the stacks of all processes together",
         f"{sweep}_table": "\n".join([f"| round | {' | '.join(columns)} | ratio |", "|--:" * (len(columns) + 2) + "|", *rows]),
+    }
+
+
+def precision_texts(saved: dict[str, Any]) -> dict[str, str]:
+    """What the page on performance shows of the runs in two precisions, as Markdown: `precision_setting` and `precision_table`."""
+    runs = {dtype: [run for run in saved["runs"] if run["dtype"] == dtype] for dtype in ("float32", "bf16")}
+    made = [f"{dtype}: {len(of)} seeds, {', '.join(sorted({run['hardware'] for run in of}))}" for dtype, of in runs.items()]
+    rows = []
+    for name, title, compare, write in (
+        ("since_switch", "epochs from the switch to T_NC", relative_effect, percent_with_interval),
+        ("fn_star", "fn*", relative_effect, percent_with_interval),
+        ("test_error", "test error at the end", difference, with_interval),
+    ):
+        plain, rounded = ([run[name] for run in of] for of in runs.values())
+        change = write(compare(rounded, plain), sign=True)
+        rows.append(f"| {title} | {with_interval(estimate(plain))} | {with_interval(estimate(rounded))} | {change} |")
+    return {
+        "precision_setting": f"{saved['date']}; {'; '.join(made)}",
+        "precision_table": "\n".join(["| | float32 | bfloat16 | change |", "|:--|--:|--:|--:|", *rows]),
     }
 
 
@@ -148,6 +178,7 @@ def aims_table() -> str:
 def add_texts(app: Sphinx, config: Config) -> None:
     for sweep, bench in json.loads(BENCH.read_text(encoding="utf-8")).items():
         config.myst_substitutions |= bench_texts(sweep, bench)
+    config.myst_substitutions |= precision_texts(json.loads(PRECISION.read_text(encoding="utf-8")))
     config.myst_substitutions["aims_table"] = aims_table()
 
 

@@ -135,6 +135,15 @@ def test_performance_page_shows_the_measured_numbers(look) -> None:
         assert f"{bench['ratio_median']:.2f} times as fast" in prose and bench["date"] in prose and bench["hardware"] in prose
         for number in (f"{measured['stacked_seconds']:.1f}" for measured in bench["rounds"]):
             assert number in prose
-    limited = saved["mlp_second"]
-    assert f"matrix products alone it would be {limited['limit_median']:.2f}" in prose
-    assert all(f"{measured['products_seconds']:.1f}" in prose for measured in limited["rounds"])
+    for limited in (saved["mlp"], saved["mlp_bf16"]):
+        assert f"matrix products alone it would be {limited['limit_median']:.2f}" in prose
+        assert all(f"{measured['products_seconds']:.1f}" in prose for measured in limited["rounds"])
+    assert f"{saved['mlp_bf16']['ratio_bf16_median']:.2f} times as fast as the plain loop under autocast" in prose
+
+
+def test_performance_page_compares_the_two_precisions(look) -> None:
+    runs = json.loads((ROOT / "book" / "precision.json").read_text(encoding="utf-8"))["runs"]
+    prose = look("book/performance")[1280].prose
+    for dtype in ("float32", "bf16"):
+        values = [run["fn_star"] for run in runs if run["dtype"] == dtype]
+        assert f"{dtype}: {len(values)} seeds" in prose and f"{sum(values) / len(values):.3f} [" in prose

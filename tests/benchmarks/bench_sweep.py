@@ -3,10 +3,11 @@
 Two sweeps can be measured: `exp1`, the 44 networks of Experiment 1 for four seeds, and `mlp`, part two's 784-512x5-10 on 12,000 images of
 MNIST with three weight decays for three seeds. One round trains, one after the other on the same machine, (a) the networks of one seed for
 an epoch the ordinary way (stock modules, `DataLoader`, PyTorch's default threads) and (b) those of all seeds for an epoch as the sweep
-trains them. The ratio of a round is seeds * a / b; a run's measurements are left out on both sides, compilation and start-up too.
-For `mlp` the matrix products of (b) are timed with nothing around them as well: what is left to be gained.
+trains them, in float32 or with bfloat16 products. The ratio of a round is seeds * a / b, with (a) in float32; for bfloat16 there is a second
+one, to (a) under autocast, so that what precision gains is seen apart from what stacks gain. A run's measurements are left out on both sides,
+compilation and start-up too. For `mlp` the matrix products of (b) are timed with nothing around them as well: what is left to be gained.
 
-    python -m tests.benchmarks.bench_sweep exp1|mlp [--rounds 5] [--save book/bench.json]
+    python -m tests.benchmarks.bench_sweep exp1|mlp [--dtype float32|bf16] [--rounds 5] [--save book/bench.json]
 """
 
 import argparse
@@ -56,7 +57,7 @@ SWEEPS = {"exp1": (exp1, 4), "mlp": (mlp, 3)}
 """The specs of each sweep for given seeds, and how many seeds are measured."""
 
 
-def plain_epoch(spec) -> float:
+def plain_epoch(spec, dtype: str) -> float:
     """Seconds of one epoch of one network, after a few batches to warm up."""
     points = data.load(spec.data)
     loader = DataLoader(TensorDataset(points.x_train, points.y_noisy), batch_size=spec.batch_size, shuffle=True)
@@ -67,7 +68,9 @@ def plain_epoch(spec) -> float:
     def train(batches):
         for x, y in batches:
             optimizer.zero_grad()
-            cross_entropy(network(x), y).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+                loss = cross_entropy(network(x), y)
+            loss.backward()
             optimizer.step()
 
     train([batch for _, batch in zip(range(3), loader)])
@@ -79,11 +82,11 @@ def plain_epoch(spec) -> float:
 _trainers: list[StackTrainer] = []
 
 
-def build(stacks) -> None:
+def build(stacks, dtype: str) -> None:
     """In a worker: its stacks, each with one epoch behind it, so that everything is compiled."""
     torch.set_num_threads(1)
     for stack in stacks:
-        trainer = StackTrainer(stack.specs)
+        trainer = StackTrainer(stack.specs, dtype=dtype)
         trainer.epoch = UNRECORDED
         trainer.run_epoch()
         _trainers.append(trainer)
@@ -103,10 +106,11 @@ def products_epoch() -> float:
     seconds = 0.0
     for trainer in _trainers:
         spec, layers = trainer.specs[0], [m for m in trainer.model.modules() if isinstance(m, models.Linear)]
+        kind = torch.bfloat16 if trainer.dtype == "bf16" else torch.float32
         sides = []
         for layer in layers:
-            weight = layer.weight.detach()
-            x, y = (torch.randn(len(weight), units, spec.batch_size) for units in (weight.shape[2], weight.shape[1]))
+            weight = layer.weight.detach().to(kind)
+            x, y = (torch.randn(len(weight), units, spec.batch_size).to(kind) for units in (weight.shape[2], weight.shape[1]))
             products = [(weight, x), (y, x.mT), (weight.mT, y)][: 2 if layer is layers[0] else 3]
             sides += [(a, b, a @ b) for a, b in products]
         began = time.perf_counter()
@@ -128,8 +132,9 @@ def shares(stacks, parts):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", choices=SWEEPS)
+    parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="precision of the stacks")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--save", type=Path, help="put the result into this JSON file, under the sweep's name")
+    parser.add_argument("--save", type=Path, help="put the result into this JSON file, as exp1, mlp or mlp_bf16")
     options = parser.parse_args()
 
     make, seeds = SWEEPS[options.sweep]
@@ -137,20 +142,22 @@ def main() -> None:
     singles = [spec for spec in specs if spec.seed == 0]
     processes = cores()
     with tempfile.TemporaryDirectory() as empty:
-        loads = shares(plan(specs, Store(own=empty, published=empty), device="cpu").stacks(), processes)
+        loads = shares(plan(specs, Store(own=empty, published=empty), device="cpu", dtype=options.dtype).stacks(), processes)
     context = multiprocessing.get_context("spawn")
     workers = [ProcessPoolExecutor(1, context) for _ in loads]
     with worker_environment():
-        for future in [worker.submit(build, load) for worker, load in zip(workers, loads)]:
+        for future in [worker.submit(build, load, options.dtype) for worker, load in zip(workers, loads)]:
             future.result()
 
     rounds = []
     for number in range(1, options.rounds + 1):
-        one_by_one = sum(map(plain_epoch, singles)) * seeds
+        one_by_one = seeds * sum(plain_epoch(spec, "float32") for spec in singles)
         began = time.perf_counter()
         ended = [future.result() for future in [worker.submit(stacked_epoch) for worker in workers]]
         stacked = time.perf_counter() - began
         rounds.append({"plain_seconds": one_by_one, "stacked_seconds": stacked, "ratio": one_by_one / stacked})
+        if options.dtype == "bf16":
+            rounds[-1]["plain_bf16_seconds"] = seeds * sum(plain_epoch(spec, "bf16") for spec in singles)
         if options.sweep == "mlp":
             rounds[-1]["products_seconds"] = max(future.result() for future in [worker.submit(products_epoch) for worker in workers])
         print(
@@ -170,6 +177,7 @@ def main() -> None:
         "python": platform.python_version(),
         "networks": len(specs),
         "seeds": seeds,
+        "dtype": options.dtype,
         "plain_threads": torch.get_num_threads(),
         "rounds": [{name: round(value, 3) for name, value in r.items()} for r in rounds],
         "ratio_median": round(statistics.median(ratios), 2),
@@ -182,13 +190,17 @@ def main() -> None:
     }
     memory = result["peak_memory_mb"]
     print(f"ratio {result['ratio_median']} (median of {len(rounds)}; {result['ratio_min']} to {result['ratio_max']})")
+    if options.dtype == "bf16":
+        result["ratio_bf16_median"] = round(statistics.median(r["plain_bf16_seconds"] / r["stacked_seconds"] for r in rounds), 2)
+        print(f"to the plain loop under autocast {result['ratio_bf16_median']} (median)")
     if options.sweep == "mlp":
         result["limit_median"] = round(statistics.median(r["plain_seconds"] / r["products_seconds"] for r in rounds), 2)
         print(f"with the stacks' matrix products and nothing else the ratio would be {result['limit_median']} (median)")
     print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {processes} processes")
     if options.save:
         saved = json.loads(options.save.read_text(encoding="utf-8")) if options.save.exists() else {}
-        options.save.write_text(json.dumps(saved | {options.sweep: result}, indent=1) + "\n", encoding="utf-8")
+        name = options.sweep if options.dtype == "float32" else f"{options.sweep}_{options.dtype}"
+        options.save.write_text(json.dumps(saved | {name: result}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
