@@ -133,7 +133,7 @@ def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
     ]
     limit = f"; with the stacks' matrix products alone it would be {bench['limit_median']:.2f}" if "limit_median" in bench else ""
     if "ratio_bf16_median" in bench:
-        limit = f"; {bench['ratio_bf16_median']:.2f} times as fast as the plain loop under autocast{limit}"
+        limit += f". Against the plain loop under autocast: {bench['ratio_bf16_median']:.2f} times as fast"
     spread = f"median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
     return {
         f"{sweep}_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, "

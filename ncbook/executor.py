@@ -177,6 +177,8 @@ def train(todo: Plan, store: Store, max_minutes: float | None = None) -> None:
     """Trains and stores the plan's missing runs, after printing what that costs. Raises as `sweep.train_missing`."""
     deadline = time.time() + 60 * max_minutes if max_minutes else math.inf
     print(todo, flush=True)
+    if not todo.missing:
+        return
     store.require_writable()
     for name in {spec.data.name for spec in todo.missing}.intersection(IMAGES):
         load_images(name)  # here once: each process would fetch, or complain, by itself

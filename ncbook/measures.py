@@ -84,12 +84,16 @@ def peak_rise(evidence: Evidence) -> Cases:
 
 @measure(low=0)
 def peak_position(evidence: Evidence, column: str) -> Cases:
-    """Where single seeds have the interior peak of their test error, in `column` ("parameters" or "width"): geometric mean and interval."""
+    """Where single seeds have the interior peak of their test error, in `column` ("parameters" or "width"): geometric mean and interval.
+
+    No interval where a seed has no peak.
+    """
     cases = {}
     for case, curve in _curves(evidence):
         seeds = [_peak(one) for _, one in curve.groupby("seed")]
         logs = estimate([math.log(peak[column]) for peak in seeds if peak])
-        cases[case] = Estimate(*(math.exp(value) for value in logs[:3]), logs.n)
+        found = Estimate(*(math.exp(value) for value in logs[:3]), logs.n)
+        cases[case] = found if all(seeds) else found._replace(low=math.nan, high=math.nan)
     return cases
 
 

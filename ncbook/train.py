@@ -20,7 +20,8 @@ from ncbook.optimizers import Optimizer
 from ncbook.spec import TRAINING_POINTS, RunSpec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bf16": torch.float32}
-"""Names of the precisions, and the type of the weights under each. `tf32` and `bf16` round inside the matrix products."""
+"""Names of the precisions, and the type of the weights under each. `tf32` rounds what enters the products of training, `bf16` also what
+comes out of them, activations and gradients included."""
 
 _EVAL_CHUNK = 500  # points measured at once
 _GEOMETRY_SIZE = 2**25  # features (members x points x dimensions) whose collapse is measured at once

@@ -188,7 +188,9 @@ def test_failure_is_told_in_short_and_leaves_what_was_there(untrained, tmp_path)
     assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == [earlier]
 
 
-@pytest.mark.parametrize(("name", "stranger"), [("fn_predictor", "exp1"), ("explore_collapse", "fn_conditions")])
+@pytest.mark.parametrize(
+    ("name", "stranger"), [("fn_predictor", "exp1"), ("fn_predictor", "fn_equilibrium"), ("explore_collapse", "fn_conditions")]
+)
 def test_pages_on_several_chapters_take_those_that_fit(name, stranger):
     for experiments, message in (
         ([stranger], f"has '{stranger}', an unknown one: choose from fn_weight_decay"),

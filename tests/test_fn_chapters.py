@@ -48,7 +48,7 @@ def three_conditions():
 def test_conditions_say_what_moves_fn_star_and_what_does_not(three_conditions):
     found = onsets(three_conditions, 0.01)
     said = conditions.texts(found)
-    assert "beyond the interval with SGD 0.05 (+100 %" in said["moved"]
+    assert "differs, by an interval that leaves out 0, with SGD 0.05 (+100 %" in said["moved"]
     assert "not told apart from it with Adam 2·10⁻³ (" in said["moved"]
     rows = {row[0]: row for row in conditions.shift_rows(found)}
     assert rows["Adam 2·10⁻³"][1] == "2 of 2" and rows["Adam 2·10⁻³"][2].startswith("−50 %") and rows["SGD 0.05"][3].startswith("+100 %")
@@ -83,6 +83,9 @@ def test_recovery_is_the_ratio_to_the_mean_of_the_untouched_runs(scaled):
     returned = intervention.returns(recovered.reset_index()).set_index("key")
     # twice the norm is at the greatest, 1.331 times, when exp(−0.1 t) = ln 1.331 / ln 2, t = 8.8: the next record
     assert returned["back"].to_dict() == {"b0": 10, "b1": 10}
+    assert returned["inside"].all()
+    said = intervention.texts(onsets(larger, 0.01), intervention.recovery(larger), 0.08)["returns"]
+    assert said.startswith("When the norm first lay in the range") and said.endswith("in that range in 2 of 2 scaled runs.")
 
 
 def test_an_intervention_without_untouched_onsets_is_not_tested(scaled):

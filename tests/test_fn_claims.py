@@ -90,11 +90,13 @@ def test_runs_that_never_collapse_count_with_their_time_and_have_no_norm():
 
 
 def test_the_variation_within_pairs_counts_every_condition():
-    tables = runs([0.05, 0.06, 0.07]), runs(0.1, lr=2e-3), runs(0.1, width=64), runs(1e-4, width=64, weight_decay=0.0)
+    tables = runs([0.05, 0.06, 0.07]), runs(0.1, lr=2e-3), runs([0.1, 0.11, 0.12], width=64), runs(1e-4, width=64, weight_decay=0.0)
     found = cases("norm_variation", *tables)
-    norms = [3 * math.exp(-0.01 * falls_at(rate)) for rate in (0.05, 0.06, 0.07, 0.1, 0.1, 0.1)]
-    assert found["MNIST MLP width 256"] == pytest.approx(coefficient_of_variation(norms))
-    assert found["MNIST MLP width 64"].mean == pytest.approx(0) and found["MNIST MLP width 64"].n == 3
+    first, second = ([3 * math.exp(-0.01 * falls_at(rate)) for rate in rates] for rates in ((0.05, 0.06, 0.07), (0.1, 0.1, 0.1)))
+    both = found["MNIST MLP width 256"]
+    assert both.mean > coefficient_of_variation(first + second).mean * 0.9 and both.n == 6 and math.isnan(both.low)  # two conditions
+    alone = [3 * math.exp(-0.01 * falls_at(rate)) for rate in (0.1, 0.11, 0.12)]
+    assert found["MNIST MLP width 64"] == pytest.approx(coefficient_of_variation(alone))
 
 
 def test_conditions_move_the_time_or_the_norm():
@@ -120,8 +122,8 @@ def test_a_level_counts_as_collapsing_if_every_run_of_it_does():
     tables = runs(0.05, decay=0.0, weight_decay=1e-4), runs([0.05, 0.05, 1e-4], decay=0.0, norm=6.0, weight_decay=1e-3)
     assert means("at_onset", *tables, value="fn_star", collapsing="weight_decay") == {"all runs": pytest.approx(3)}
     assert means("at_onset", *tables, value="fn_star") == {"all runs": pytest.approx((3 * 3 + 2 * 6) / 5)}
-    (variation,) = means("norm_variation", *tables, by=["data"]).values()
-    assert variation == pytest.approx(0)
+    (variation,) = cases("norm_variation", *tables).values()
+    assert variation.mean == pytest.approx(0) and variation.n == 3
 
 
 def test_final_norms_are_compared_whether_or_not_runs_collapse():

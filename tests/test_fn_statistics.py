@@ -144,6 +144,23 @@ def test_the_interval_of_a_spread_holds_the_truth_as_often_as_it_says():
     assert (held > 180).all()  # 95 % of 200 are 190, with a standard deviation of 3
 
 
+def test_the_variation_over_conditions_holds_the_truth_where_that_of_independent_runs_does_not():
+    rng, truth, held = np.random.default_rng(5), math.sqrt(math.expm1(0.1**2 + 0.03**2)), np.zeros(2)
+    for draw in range(200):
+        table = conditions([0] * 4, rng.normal(0, 0.1, 4), noise=0.03, draw=draw)
+        ways = statistics.variation_over_conditions(table, ["lr"]), statistics.coefficient_of_variation(table["fn_star"])
+        held += [found.low <= truth <= found.high for found in ways]
+    assert held[0] > 180 > 160 > held[1]
+
+
+def test_the_variation_over_conditions_counts_both_sources():
+    table = conditions([0] * 5, MOVES, noise=0.3)
+    found, spread = statistics.variation_over_conditions(table, ["lr"]), statistics.spread_over_conditions(table, ["lr"])
+    assert found.mean == pytest.approx(math.sqrt(math.expm1(spread.norm.mean**2 + spread.norm_within**2))) and found.n == 15
+    assert statistics.variation_over_conditions(table, ["batch"]) == statistics.coefficient_of_variation(table["fn_star"])
+    assert math.isnan(statistics.variation_over_conditions(table[table["lr"] < 2], ["lr"]).low)
+
+
 def test_conditions_that_move_both():
     found = statistics.spread_over_conditions(conditions(MOVES, MOVES[::-1]), ["lr"])
     low, high = (stats.f.ppf(p, 4, 4) for p in (0.025, 0.975))
@@ -208,6 +225,18 @@ def test_the_extremes_have_the_interval_of_an_independent_implementation_of_tuke
     assert math.isnan(statistics.extremes({1: [1.0], 2: [2.0]})[2].low)
     with pytest.raises(ValueError, match="known at 1 level"):
         statistics.extremes({1: [1.0], 2: []})
+
+
+def test_a_time_that_is_only_a_bound_shows_no_rise_from_it_and_no_fall_to_it():
+    table = conditions([0.5, 0.0, 0.5], [0.5, 0.0, 0.5])
+    some = table["lr"].eq(0) & table["seed"].eq(0)
+    table.loc[some, ["since_switch", "fn_star", "censored"]] = [np.nan, np.nan, True]
+    assert (statistics.shape_over(table, "lr").falls, statistics.shape_over(table, "lr").rises) == (((0, 1),), ((1, 2),))
+    quick = table.assign(since_switch=table["since_switch"].where(table["lr"] > 0, 10 * math.exp(-3)))
+    quick.loc[some, "since_switch"] = np.nan
+    assert statistics.shape_over(quick, "lr").rises == ((1, 2),) and not statistics.shape_over(quick, "lr").falls
+    norms = quick.assign(fn_star=quick["since_switch"])
+    assert (0, 1) in statistics.shape_over(norms, "lr", "fn_star").rises  # a norm is no bound
 
 
 def test_levels_without_a_time_lend_the_others_no_certainty():

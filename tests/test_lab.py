@@ -12,6 +12,7 @@ from test_cli import keep_runs, ncbook_run, store  # noqa: F401
 
 import ncbook.explore.lab
 from ncbook.chapters import CHAPTERS, chapter_specs, parameters
+from ncbook.experiments import exp1_specs
 from ncbook.explore import live
 from ncbook.explore.lab import ChapterLab, Form, Job
 from ncbook.explore.live import EXPLORERS, ExplorerLab
@@ -162,6 +163,14 @@ def test_a_training_counts_once_whatever_weights_it_kept():
     for title in list(EXPLORERS)[::2][:2]:
         ((shown_one,),) = EXPLORERS[title].groups(runs).values()
         assert shown_one.spec == many
+
+
+def test_networks_followed_for_longer_are_counted_where_they_are_shown():
+    short = exp1_specs([3], ["resnet1d"], ["adam"], 5, [0, 1], 0.2, 0)
+    longer = dataclasses.replace(short[0], seed=2, epochs=9, snapshots=(5, 9))
+    runs = [Run(spec, {}, np.array([5]), {}, {epoch: {} for epoch in spec.snapshots}) for spec in (*short, longer)]
+    found = EXPLORERS["CKA: layer by layer, pair by pair, epoch by epoch"].groups(runs)
+    assert {name.rpartition(", ")[2]: len(some) for name, some in found.items()} == {"3 runs": 3, "1 run": 1}
 
 
 def test_runs_beside_the_sweeps_are_told_by_what_sets_them_apart():

@@ -454,6 +454,11 @@ def test_wide_perceptrons_are_trained_alone_and_narrow_ones_together_more_of_the
     assert sizes == {"float32": [9, 3, 1, 1], "bf16": [9, 6, 2, 1]}
 
 
+def test_a_sweep_that_another_has_done_meanwhile_has_nothing_to_train(trained, capsys):
+    executor.train(plan([PLAIN], trained, device="cpu"), trained)
+    assert "1 found, 0 to train" in capsys.readouterr().out
+
+
 def test_estimate_learns_from_the_runs_found(trained, tmp_path):
     new = spec(epochs=6000)
     alone = estimate_seconds(new) / 60

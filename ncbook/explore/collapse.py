@@ -15,8 +15,8 @@ from ncbook.explore.widgets import drawing, dropdown, explorer, follow, slider
 from ncbook.fn import plots, sweeps
 from ncbook.fn.experiments import MARGIN, SHALLOW_THRESHOLD, THRESHOLD
 from ncbook.fn.onset import METRIC, onsets
-from ncbook.fn.pages import counted, number, onset_rows, percent
-from ncbook.fn.sweeps import crossed_text, variation_text
+from ncbook.fn.pages import counted, crossed_text, number, onset_rows, percent
+from ncbook.fn.sweeps import variation_text
 
 THRESHOLDS = (0.5, 0.3, 0.2, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.007, 0.005)
 """Of NC1; the paper's own, 0.01 and for shallow networks 0.05, are among them."""
@@ -154,7 +154,7 @@ def _read_off(picture: _Picture, threshold: float, found: pd.DataFrame) -> str:
     body = "".join(f'<tr><th scope="row">{level}</th>' + "".join(f"<td>{text}</td>" for text in texts) + "</tr>" for level, *texts in rows)
     sentences = [crossed_text(found, threshold)]
     if len(found) > 1:
-        sentences.append(f"There is {variation_text(found['fn_star'])}")
+        sentences.append(f"There is {variation_text(found, shown.by)}")
     below = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
     return f'{marks}<table class="table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{below}</p>'
 

@@ -42,8 +42,8 @@ class Explorer:
     """Its parameters at first: a training of a minute."""
 
 
-def _grouped(runs: Iterable[Run], common: Callable[[RunSpec], str | None], varied: Callable[[RunSpec], int], name: str) -> Groups:
-    """The runs by what they have in common (None: not to be shown) and how far they range in what is varied, the most first.
+def _grouped(runs: Iterable[Run], common: Callable[[RunSpec], str | None]) -> Groups:
+    """The runs by what they have in common (None: not to be shown).
 
     Of runs that differ in nothing but the weights that are kept, the one with the most.
     """
@@ -52,6 +52,11 @@ def _grouped(runs: Iterable[Run], common: Callable[[RunSpec], str | None], varie
     for run in trainings.values():
         if words := common(run.spec):
             found.setdefault(words, []).append(run)
+    return found
+
+
+def _named(found: Groups, varied: Callable[[RunSpec], int], name: str) -> Groups:
+    """The groups, the largest first, under names that also say how far they range in what is varied, and how many runs they have."""
     groups = {}
     for words, some in sorted(found.items(), key=lambda group: -len(group[1])):
         levels = sorted({varied(run.spec) for run in some})
@@ -71,14 +76,14 @@ def _plain(spec: RunSpec) -> bool:
 
 
 def _widths(runs: Iterable[Run]) -> Groups:
-    return _grouped(runs, lambda spec: _training(spec) if _plain(spec) else None, lambda spec: spec.model.width, "W")
+    return _named(_grouped(runs, lambda spec: _training(spec) if _plain(spec) else None), lambda spec: spec.model.width, "W")
 
 
 def _dimensions(runs: Iterable[Run]) -> Groups:
     def common(spec: RunSpec) -> str | None:
         return f"W = {spec.model.width}, {_training(spec)}" if spec.model.feature_dim and spec.epochs in spec.snapshots else None
 
-    return _grouped(runs, common, lambda spec: spec.model.feature_dim or 0, "d")
+    return _named(_grouped(runs, common), lambda spec: spec.model.feature_dim or 0, "d")
 
 
 def _similar(runs: Iterable[Run]) -> Groups:
@@ -87,7 +92,7 @@ def _similar(runs: Iterable[Run]) -> Groups:
     def common(spec: RunSpec) -> str | None:
         return f"{spec.optimizer.name}, {_training(spec)}" if _plain(spec) and spec.model.name == "resnet1d" else None
 
-    groups = _grouped(runs, common, lambda spec: spec.model.width, "W")
+    groups = _grouped(runs, common)
     followed = {run.spec.key: run for some in groups.values() for run in some}
     for some in groups.values():
         spec = some[0].spec
@@ -95,7 +100,7 @@ def _similar(runs: Iterable[Run]) -> Groups:
             alike = (run.spec.optimizer, run.spec.data) == (spec.optimizer, spec.data)
             if alike and run.spec.epochs > spec.epochs and spec.epochs in run.states:
                 some.append(run)
-    return groups
+    return _named(groups, lambda spec: spec.model.width, "W")
 
 
 def _similarity(runs: list[Run]) -> ipywidgets.Widget:
@@ -117,7 +122,7 @@ def _switched(runs: Iterable[Run]) -> Groups:
         images = f"{spec.data.subset:,} images" if spec.data.subset else "all images"
         return f"{spec.data.name}, {images}, switch after {spec.switch.epoch} epochs, {spec.epochs} at most"
 
-    return _grouped(runs, common, lambda spec: spec.model.width, "width")
+    return _named(_grouped(runs, common), lambda spec: spec.model.width, "width")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

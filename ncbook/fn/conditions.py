@@ -9,7 +9,7 @@ from ncbook.analysis import Estimate
 from ncbook.fn.experiments import BASELINE
 from ncbook.fn.onset import groups, where_all_collapse
 from ncbook.fn.pages import column_estimate, counted, listing, name, number, percent, percent_with_interval, power, with_interval
-from ncbook.fn.statistics import coefficient_of_variation, shifts, spread_over_conditions
+from ncbook.fn.statistics import coefficient_of_variation, shifts, spread_over_conditions, variation_over_conditions
 
 FACTORS = ("rule", "batch_size")
 """The columns of `labelled` that say what a condition is."""
@@ -40,7 +40,7 @@ def _level(factor: str, level: Any) -> str:
 def texts(onsets: pd.DataFrame) -> dict[str, str]:
     """The chapter's sentences, to glue: spread, moved, variation, variation_within, baseline."""
     whole = where_all_collapse(onsets, FACTORS)
-    overall = coefficient_of_variation(whole["fn_star"])
+    overall = variation_over_conditions(whole, FACTORS)
     within = [coefficient_of_variation(cell["fn_star"]).mean for _, cell in whole.groupby("condition")]
     known = [value for value in within if value == value]
     none = "n/a (under no condition did all of several runs collapse)"
@@ -81,7 +81,7 @@ def _moved(onsets: pd.DataFrame) -> str:
     points = [pair for pair in rows if pair[1].n and pair[1].low != pair[1].low]
     unknown = [label for label, effect in rows if not effect.n]
     parts = [
-        f"moves beyond the interval with {_effects(moves)}" if moves else "",
+        f"differs, by an interval that leaves out 0, with {_effects(moves)}" if moves else "",
         f"is not told apart from it with {_effects(stays)}" if stays else "",
         f"differs, without an interval, with {_effects(points)}" if points else "",
         f"is unknown with {listing(unknown)}, no run of which can be compared" if unknown else "",

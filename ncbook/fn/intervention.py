@@ -64,17 +64,20 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def returns(recovered: pd.DataFrame) -> pd.DataFrame:
-    """A row for each scaled run: key, scaling, back, last ratio.
+    """A row for each scaled run: key, scaling, back, last, inside.
 
-    back: epochs until its norm first lay among those of the untouched runs again, or on their other side; NaN if it never did.
+    back: epochs until its norm first lay among those of the untouched runs again, or on their other side; NaN if it never did. last: its
+    ratio at the last common record; inside: whether that lies among those of the untouched runs.
     """
     rows = []
     for key, run in recovered[recovered["factor"].notna()].groupby("key", sort=False):
         up, at = run["factor"].iloc[0] > 1, run["epoch"].iloc[0]
         after = run[run["epoch"] > at]
         among = after["epoch"][after["ratio"] <= after["greatest"] if up else after["ratio"] >= after["least"]]
-        rows.append({"key": key, "scaling": run["scaling"].iloc[0], "back": among.min() - at, "last": run["ratio"].iloc[-1]})
-    return pd.DataFrame(rows, columns=["key", "scaling", "back", "last"])
+        least, last, greatest = run[["least", "ratio", "greatest"]].iloc[-1]
+        ends = {"last": last, "inside": least <= last <= greatest}
+        rows.append({"key": key, "scaling": run["scaling"].iloc[0], "back": among.min() - at, **ends})
+    return pd.DataFrame(rows, columns=["key", "scaling", "back", "last", "inside"])
 
 
 def effect_rows(onsets: pd.DataFrame, margin: float) -> list[list[str]]:
@@ -123,7 +126,10 @@ def _returns(returned: pd.DataFrame) -> str:
         time = f"after {epochs} {'epoch' if epochs == '1' else 'epochs'}" if epochs else "in no run"
         missing = f" ({counted(len(runs) - len(known), 'run')} never)" if 0 < len(known) < len(runs) else ""
         parts.append(f"{scaling}: {time}{missing}, the last ratio {_span(runs['last'], 2)}")
-    return f"The norm came back into the range of the untouched runs, or passed through it: {'; '.join(parts)}."
+    return (
+        f"When the norm first lay in the range of the untouched runs, or beyond it: {'; '.join(parts)}. "
+        f"At the last common record it lies in that range in {returned['inside'].sum()} of {counted(len(returned), 'scaled run')}."
+    )
 
 
 def _span(values: pd.Series, digits: int = 0) -> str:

@@ -24,12 +24,12 @@ from ncbook.fn.intervention import norm_shifts
 from ncbook.fn.onset import COLLAPSE, classify, groups, onsets, trajectories, where_all_collapse
 from ncbook.fn.pages import name, power
 from ncbook.fn.statistics import (
-    coefficient_of_variation,
     extremes,
     interaction,
     relative_effect,
     shape_over,
     spread_over_conditions,
+    variation_over_conditions,
 )
 from ncbook.measures import Cases, exact, measure, short
 
@@ -140,17 +140,18 @@ def relative_size(evidence: Evidence, value: str, column: str, pairs: Sequence[S
 
 
 @measure(low=0, unit="runs")
-def norm_variation(evidence: Evidence, by: Sequence[str] = ARCHITECTURE) -> Cases:
-    """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set, or of other groups.
+def norm_variation(evidence: Evidence) -> Cases:
+    """Coefficient of variation of fn* over the seeds and conditions of each pair of model and data set.
 
     Over the conditions under which every run collapses.
     """
     cases, table = {}, _onsets(evidence)
-    norms = table["fn_star"].where(table.index.isin(where_all_collapse(table, [*ARCHITECTURE, *CONDITIONS]).index))
-    varied = [column for column in by if column in ("data", "model") or table[column].nunique() > 1]
-    for group, runs in table.groupby(list(by), dropna=False):
-        levels = [(column, level) for column, level in zip(by, group) if column in varied and not pd.isna(level)]
-        cases[" ".join(_level(*one) for one in levels)] = coefficient_of_variation(norms[runs.index])
+    whole = where_all_collapse(table, [*ARCHITECTURE, *CONDITIONS]).index
+    varied = [column for column in ARCHITECTURE if column in ("data", "model") or table[column].nunique() > 1]
+    for group, runs in table.groupby(list(ARCHITECTURE), dropna=False):
+        levels = [(column, level) for column, level in zip(ARCHITECTURE, group) if column in varied and not pd.isna(level)]
+        collapsed = runs[runs.index.isin(whole)]
+        cases[" ".join(_level(*one) for one in levels)] = variation_over_conditions(collapsed, CONDITIONS)
     return cases
 
 

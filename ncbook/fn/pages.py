@@ -141,17 +141,28 @@ def censored_text(onsets: pd.DataFrame, threshold: float) -> str:
     return text
 
 
+def crossed_text(onsets: pd.DataFrame, threshold: float) -> str:
+    """`censored_text`, and in how many runs the crossing is only an upper bound, or not the last word."""
+    text = censored_text(onsets, threshold)
+    if at_start := int(onsets["at_start"].sum()):
+        text += f"; in {counted(at_start, 'run')} it lay below already at the first record after the switch"
+    if returned := int((~onsets["stayed_below"]).sum()):
+        text += f"; in {counted(returned, 'run')} NC1 rose above it again"
+    return text
+
+
 def onset_rows(onsets: pd.DataFrame, by: str, label: Callable[[Any], str] = str) -> list[list[str]]:
     """Rows for a `pages.numbered_table`: level of `by`, runs that crossed, T_NC, epochs since the switch, fn*.
 
-    Estimates are over the runs that crossed. Where others did not, times say ≥: the onset of those is later than anything in the mean.
+    Estimates are over the runs that crossed. Where others did not, times say ≥ and have no interval: the onset of those is later than
+    anything in the mean.
     Where none did, T_NC says > and when they were last observed, and when the features of those that this ended became one point.
     """
     rows = []
     for row in summary(onsets, [by]).to_dict("records"):
         cell = onsets[onsets[by].isna() if pd.isna(row[by]) else onsets[by] == row[by]]
-        later = "≥ " if row["biased"] else ""
-        times = [later + with_interval(column_estimate(row, column), 1) for column in ("T_NC", "since_switch")]
+        found = {column: column_estimate(row, column) for column in ("T_NC", "since_switch")}
+        times = [f"≥ {number(value.mean, 1)}" if row["biased"] else with_interval(value, 1) for value in found.values()]
         if row["censored"] == row["runs"]:
             ends = [("> ", cell[~cell["one_point"]]), ("one point at ", cell[cell["one_point"]])]
             times = [", ".join(words + span(runs["last_epoch"]) for words, runs in ends if len(runs)), MISSING]

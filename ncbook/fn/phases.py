@@ -106,7 +106,7 @@ def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
     return {
         "collapsing": WEIGHT_DECAY.called(*times),
         "cluster_norm": f"{with_interval(estimate(norms).within(0))} over {counted(len(norms), 'run')}",
-        "cluster_variation": variation_text(norms),
+        "cluster_variation": variation_text(whole, COLUMN),
         "within_sigma": f"{within} of {len(norms)}" if len(norms) > 1 else MISSING,
         "onset_range": apart if len(times) > 1 else f"{MISSING}, as there is only one",
     }

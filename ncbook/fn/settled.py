@@ -346,15 +346,17 @@ def _way(kept: pd.DataFrame) -> str:
         f"the norm by {percent_with_interval(norm, sign=True)}"
         for decay, (curve, norm) in moves.items()
     )
-    sides = {"with the curve": True, "against the curve": False}
-    ways = {words: [decay for decay, (curve, norm) in moves.items() if (curve * norm.mean > 0) == along] for words, along in sides.items()}
+    shown = {decay: curve * norm.mean > 0 for decay, (curve, norm) in moves.items() if norm.low > 0 or norm.high < 0}
+    sides = {"the norm goes with the curve": True, "the norm goes against the curve": False}
+    ways = {words: [decay for decay in shown if shown[decay] == along] for words, along in sides.items()}
+    ways["which way the norm goes is not decided"] = [decay for decay in moves if decay not in shown]
     known = {decay: norm.low <= curve <= norm.high for decay, (curve, norm) in moves.items() if math.isfinite(norm.low)}
     verbs = {"includes": True, "excludes": False}
     seeds = {f"{verb} the curve's change": [decay for decay in known if known[decay] == inside] for verb, inside in verbs.items()}
     goes, interval = (
         listing(f"{words} at λ = {listing(map(power, decays))}" for words, decays in found.items() if decays) for found in (ways, seeds)
     )
-    return f"From the reference, {told}. So the norm goes {goes}; " + (f"its interval {interval}." if known else "there is no interval.")
+    return f"From the reference, {told}. So {goes}; " + (f"its interval {interval}." if known else "there is no interval.")
 
 
 def _star(ends: pd.DataFrame) -> str:
@@ -371,11 +373,18 @@ def _star(ends: pd.DataFrame) -> str:
 
 
 def _own_levels(levels: pd.DataFrame) -> str:
-    means = levels.groupby("level")["share"].mean().sort_index(ascending=False)
-    if len(means) < 2:
+    at = levels.groupby("level")[["share", "norm"]].agg(["mean", "std", "size"]).sort_index(ascending=False)
+    if len(at) < 2:
         return "Fewer than two of these levels were passed."
-    told = listing(f"{number(share, 2)} at NC1 = {level:g}" for level, share in means.items())
-    return f"In the mean of the runs that get there, the norm is, in units of the final one, {told}."
+    told = listing(
+        f"{number(row['share', 'mean'], 2)} at NC1 = {level:g} ({counted(int(row['norm', 'size']), 'run')}, "
+        f"{percent(round(row['norm', 'std'] / row['norm', 'mean'], 2))})"
+        for level, row in at.iterrows()
+    )
+    return (
+        "In the mean of the runs that get there the norm is, in units of the final one, with the number of these runs and the coefficient of "
+        f"variation of their norms, {told}."
+    )
 
 
 def _drifts(ends: pd.DataFrame) -> str:

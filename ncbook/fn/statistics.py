@@ -254,21 +254,45 @@ def spread_over_conditions(onsets: pd.DataFrame, by: Sequence[str]) -> Spread:
     if (n := condition.nunique()) < 2:
         raise ValueError(f"Runs of {n} condition crossed the threshold: a spread over {', '.join(by)} needs two.")
     rng = np.random.default_rng(0)
-    variances, within = [], []
-    for column in ("since_switch", "fn_star"):
-        logs = pd.Series(np.log(_positive(crossed[column])), index=crossed.index).groupby(condition)
-        sizes = logs.size()
-        freedom = int((sizes - 1).sum())
-        seeds = float(((sizes - 1) * logs.var(ddof=1).fillna(0)).sum() / freedom) if freedom else math.nan
-        means, added = float(logs.mean().var(ddof=1)), float(np.nan_to_num(seeds) * (1 / sizes).mean())
-        drawn = means * _drawn(rng, n - 1) - added * _drawn(rng, max(freedom, 1))
-        variances.append(np.maximum(np.append(means - added, drawn), 0))
-        within.append(math.sqrt(seeds))
-    onset, norm = variances
+    (onset, onset_seeds), (norm, norm_seeds) = (_components(crossed[column], condition, rng) for column in ("since_switch", "fn_star"))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = norm / onset
     sampled = [_sampled(np.sqrt(onset), n), _sampled(np.sqrt(norm), n), _sampled(ratio, n)]
+    within = [math.sqrt(seeds[0]) for seeds in (onset_seeds, norm_seeds)]
     return Spread(*sampled, *within, runs=len(onsets), censored=int(onsets["censored"].sum()))
+
+
+def variation_over_conditions(onsets: pd.DataFrame, by: Sequence[str]) -> Estimate:
+    """Coefficient of variation of fn_star, of a run with any seed under any condition, a condition being a combination of `by`.
+
+    Seeds of one condition resemble one another and are no independent draws of a common value: the variances between and within conditions
+    are estimated, and their generalised interval drawn, as in `spread_over_conditions`, and their sum s² gives √(exp(s²) − 1), the
+    coefficient of a log-normal quantity. Under one condition it is `coefficient_of_variation`, under two it has no interval. Only runs that
+    crossed count; n is their number. Raises `ValueError` for values that are not positive.
+    """
+    crossed = onsets.dropna(subset="fn_star")
+    condition = groups(crossed, by)
+    if (conditions := condition.nunique()) < 2:
+        return coefficient_of_variation(crossed["fn_star"])
+    between, seeds = _components(crossed["fn_star"], condition, np.random.default_rng(0))
+    with np.errstate(over="ignore"):
+        variation = np.sqrt(np.expm1(between + np.nan_to_num(seeds)))
+    return _sampled(variation, conditions)._replace(n=len(crossed))
+
+
+def _components(values: pd.Series, condition: pd.Series, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The variances of the logarithm between conditions and among the seeds of one: the estimate, then draws of what each may be as well.
+
+    The latter is NaN with one seed each.
+    """
+    logs = pd.Series(np.log(_positive(values)), index=values.index).groupby(condition)
+    sizes = logs.size()
+    freedom = int((sizes - 1).sum())
+    seeds = float(((sizes - 1) * logs.var(ddof=1).fillna(0)).sum() / freedom) if freedom else math.nan
+    means, share = float(logs.mean().var(ddof=1)), float((1 / sizes).mean())
+    means_drawn = means * _drawn(rng, len(sizes) - 1)
+    within = seeds * np.append(1, _drawn(rng, max(freedom, 1)))
+    return np.maximum(np.append(means, means_drawn) - share * np.nan_to_num(within), 0), within
 
 
 def _drawn(rng: np.random.Generator, freedom: int) -> np.ndarray:
@@ -313,8 +337,9 @@ def shape_over(onsets: pd.DataFrame, factor: str, value: str = "since_switch") -
 
     Every pair of levels is compared in logs by the honestly significant difference of Tukey and Kramer: simultaneous 95 % intervals, the
     relative scatter taken to be equal and estimated from the levels at which every run crossed, since that of the quick ones of a level,
-    or of times for which runs were observed, is too small. A pair that rises and a pair that falls make the curve "non-monotonic", only
-    the one kind "rising" or "falling", none "undecided". The bootstrap draws seeds within each level, with a fixed seed.
+    or of times for which runs were observed, is too small. A time of a level with runs that never crossed is longer than it looks: from
+    there no rise, and to there no fall, is shown. A pair that rises and a pair that falls make the curve "non-monotonic", only the one
+    kind "rising" or "falling", none "undecided". The bootstrap draws seeds within each level, with a fixed seed.
     Raises `ValueError` for fewer than two levels with a value, and for values that are not positive.
     """
     require(onsets, [factor, value, "censored"])
@@ -322,6 +347,7 @@ def shape_over(onsets: pd.DataFrame, factor: str, value: str = "since_switch") -
     if len(samples) < 2:
         raise ValueError(f"{value} is known at {len(samples)} level of {factor}: a shape needs at least two.")
     censored = tuple(level for level, runs in onsets.groupby(factor) if runs["censored"].any())
+    bounds = censored if value in ("T_NC", "since_switch") else ()
     several = {level for level, logs in samples.items() if len(logs) >= 2}
     error = _simultaneous_error([samples[level] for level in several.difference(censored)], len(several))
     rises, falls, undecided = [], [], []
@@ -329,7 +355,8 @@ def shape_over(onsets: pd.DataFrame, factor: str, value: str = "since_switch") -
         lower, upper = (samples[level] for level in pair)
         half = error * math.sqrt(1 / len(lower) + 1 / len(upper)) if several.issuperset(pair) else math.inf
         moved = upper.mean() - lower.mean()
-        (rises if moved > half else falls if moved < -half else undecided).append(pair)
+        rose, fell = moved > half and pair[0] not in bounds, moved < -half and pair[1] not in bounds
+        (rises if rose else falls if fell else undecided).append(pair)
     shape = NON_MONOTONIC if rises and falls else RISING if rises else FALLING if falls else UNDECIDED
     rng = np.random.default_rng(0)
     drawn = [np.exp(logs)[rng.integers(len(logs), size=(_RESAMPLES, len(logs)))].mean(axis=1) for logs in samples.values()]

@@ -10,15 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ncbook.analysis import Estimate, estimate
 from ncbook.fn.experiments import BASELINE, MARGIN
 from ncbook.fn.onset import summary, trajectories, where_all_collapse
 from ncbook.fn.pages import (
-    censored_text,
     column_estimate,
     counted,
+    crossed_text,
     listing,
     name,
     number,
@@ -31,10 +32,12 @@ from ncbook.fn.statistics import (
     UNDECIDED,
     Curve,
     coefficient_of_variation,
+    extremes,
     relative_effect,
     shape_over,
     shifts,
     spread_over_conditions,
+    variation_over_conditions,
 )
 
 ONE_RUN = "one run a level, no interval"
@@ -83,7 +86,7 @@ def onset_texts(onsets: pd.DataFrame, factor: Factor, threshold: float) -> dict[
     """What every chapter says of its runs: texts without a full stop.
 
     threshold, margin, levels, crossed, quickest, reference; time_shape and norm_shape (which pairs of levels differ), time_shift and
-    norm_shift (the largest effect against the reference), spread (of times and norms over the levels), variation (of fn* over all runs).
+    norm_shift (the largest effect against the reference), spread (of times and norms over the levels).
     onsets: of `onset.onsets` at `threshold`.
     """
     return {
@@ -98,18 +101,7 @@ def onset_texts(onsets: pd.DataFrame, factor: Factor, threshold: float) -> dict[
         "time_shift": _largest_shift_text(onsets, factor, "since_switch"),
         "norm_shift": _largest_shift_text(onsets, factor, "fn_star"),
         "spread": _spread_text(onsets, factor),
-        "variation": variation_text(onsets["fn_star"]),
     }
-
-
-def crossed_text(onsets: pd.DataFrame, threshold: float) -> str:
-    """`censored_text`, and in how many runs the crossing is only an upper bound, or not the last word."""
-    text = censored_text(onsets, threshold)
-    if at_start := int(onsets["at_start"].sum()):
-        text += f"; {at_start} of them lay below it at the first epoch after the switch already"
-    if returned := int((~onsets["stayed_below"]).sum()):
-        text += f"; in {counted(returned, 'run')} NC1 rose above it again"
-    return text
 
 
 def quickest_text(onsets: pd.DataFrame, factor: Factor) -> str:
@@ -143,9 +135,10 @@ def shape_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
     else:
         shape = _named_pairs(curve, pairs, factor)
     text = f"{_WORDS[value]} {shape}"
+    if partly := [level for level in curve.censored if level in levels]:
+        slow = "longer than these numbers say, since not all runs collapsed"
+        text += f"; {factor.at(*partly)} it is {slow if value == 'since_switch' else 'that of the runs that collapsed alone'}"
     if value == "since_switch":
-        if partly := [level for level in curve.censored if level in levels]:
-            text += f"; {factor.at(*partly)} it is longer than these numbers say, since not all runs collapsed"
         if never := [level for level in curve.censored if level not in levels]:
             text += f"; {factor.at(*never)} no run collapsed"
     return text
@@ -211,18 +204,18 @@ def _spread_text(onsets: pd.DataFrame, factor: Factor) -> str:
     return f"over {factor.called(*levels)}, where every run collapsed, {moved} (standard deviations of logarithms, {scatter}){others}"
 
 
-def variation_text(norms: pd.Series) -> str:
-    """The coefficient of variation of fn*, with its interval and the number of runs."""
-    variation = coefficient_of_variation(norms)
+def variation_text(onsets: pd.DataFrame, by: str) -> str:
+    """The coefficient of variation of fn* over the levels of `by` and their seeds, with its interval and the number of runs."""
+    variation = variation_over_conditions(onsets, [by])
     if variation.n < 2:
-        return f"no coefficient of variation of fn* ({counted(len(norms.dropna()), 'run')} collapsed)"
+        return f"no coefficient of variation of fn* ({counted(variation.n, 'run')} collapsed)"
     return f"a coefficient of variation of fn* of {percent_with_interval(variation)} over {counted(variation.n, 'run')}"
 
 
 def shift_rows(onsets: pd.DataFrame, factor: Factor) -> list[list[str]]:
     """Rows for a table: level, effect on the time from switch to collapse, effect on fn*, both against the reference.
 
-    ≥ stands before a time where runs of the level, and none of the reference, did not collapse.
+    ≥ stands before a time where runs of the level, and none of the reference, did not collapse; such a bound has no interval.
     """
     rows: dict[Any, list[str]] = {}
     for row in _compared(onsets, factor, ["since_switch", "fn_star"]).to_dict("records"):
@@ -236,7 +229,9 @@ def _compared(onsets: pd.DataFrame, factor: Factor, values: Sequence[str]) -> pd
     complete = not onsets.loc[onsets[factor.column] == base, "censored"].any()
     compared = shifts(onsets, {factor.column: base}, values)
     compared["at_least"] = (compared["value"] == "since_switch") & (compared["censored"] > 0) & (compared["n"] > 0) & complete
-    compared["text"] = [("≥ " if row["at_least"] else "") + effect(column_estimate(row, "")) for row in compared.to_dict("records")]
+    compared["text"] = [
+        f"≥ {percent(row['mean'], sign=True)}" if row["at_least"] else effect(column_estimate(row, "")) for row in compared.to_dict("records")
+    ]
     return compared
 
 
@@ -253,12 +248,13 @@ def steps_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
 
 
 def range_text(onsets: pd.DataFrame, factor: Factor, value: str) -> str:
-    """The greatest level mean over the least: `+21 % [+15 %, +27 %] (depth 8 over depth 3)`."""
+    """The greatest level over the least, by means of logarithms: `+21 % [+15 %, +27 %] (depth 8 over depth 3)`."""
     levels = by_level(onsets, factor, value)
     if len(levels) < 2:
         return "unknown, since fewer than two levels collapsed"
-    least, most = (choose(levels, key=lambda level: levels[level].mean()) for choose in (min, max))
-    return f"{effect(relative_effect(levels[most], levels[least]))} ({factor.called(most)} over {factor.called(least)})"
+    most, least, logs = extremes({level: np.log(values) for level, values in levels.items()})
+    apart = Estimate(*(math.expm1(part) for part in logs[:3]), logs.n)
+    return f"{effect(apart)} ({factor.called(most)} over {factor.called(least)})"
 
 
 # Depth: two thresholds, and where the norm goes

@@ -61,12 +61,8 @@ def peak_texts(last: pd.DataFrame, points: pd.DataFrame) -> dict[str, str]:
                 at_peak = _estimate(_row(means, **here, width=peak["width"], metric="train_error"))
                 trained.append(f"{curve_name(model, optimizer)}: {with_interval(at_peak)}")
             texts[f"{key}_widest_error"] = with_interval(_estimate(_row(means, **here, width=widest, metric="test_error")))
-            mine = last[(last["model"] == model) & (last["optimizer"] == optimizer)]
-            if peak and peak["width"] < widest:
-                change = analysis.paired_differences(
-                    mine, ["test_error"], column="width", of=widest, minus=peak["before_width"], by=analysis.CURVE
-                )
-                second.append((curve_name(model, optimizer), _estimate(_row(change))))
+            if peak:
+                second.append((curve_name(model, optimizer), _estimate(peak, "beyond_")))
     rises = [_estimate(row, "rise_") for row in ours.to_dict("records")]
     texts["peak_count"] = f"{len(ours)} su {len(present)}"
     texts["rise_tally"] = tally(rises)
