@@ -105,7 +105,9 @@ class Plan:
         groups: dict[Any, list[RunSpec]] = {}
         for spec in self.missing:
             groups.setdefault((stack_key(spec), self.checkpointed.get(spec.key, 0)), []).append(spec)
-        parts = {key: math.ceil(len(specs) / stack_size(specs[0], self.setting.device, self.setting.dtype)) for key, specs in groups.items()}
+        parts = {
+            key: math.ceil(len(specs) / stack_size(specs[0], self.setting.device, self.setting.dtype)) for key, specs in groups.items()
+        }
         divisible = [key for key, specs in groups.items() for _ in range(len(specs) - parts[key])]
         for key in divisible[: max(0, self.jobs - sum(parts.values()))]:
             parts[key] += 1

@@ -19,7 +19,7 @@ from torch.nn.functional import max_pool2d, pad
 from ncbook.vector import LINE_BYTES, ROWS, multiply, transform, transpose
 
 # No flag here assumes that NaN does not occur: a diverged network must stay visible.
-# The cache is renewed when this file changes, not when `ncbook.vector` does: after an edit there change something here, or delete __pycache__.
+# The cache is renewed when this file changes, not when `ncbook.vector` does: after an edit there change this one, or delete __pycache__.
 _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
 _CHUNK = 1024  # elements summed in the tensor's own precision before they are added to a float64 total

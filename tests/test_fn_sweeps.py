@@ -94,7 +94,8 @@ def test_crossings_that_do_not_last_or_were_there_from_the_start_are_counted():
     runs = made_up(DEPTH, {5: around(100)})
     runs["at_start"], runs["stayed_below"] = [True, False, False], pd.array([True, False, False], dtype="boolean")
     crossed = sweeps.onset_texts(runs, DEPTH, 0.01)["crossed"]
-    assert "; in 1 run it lay below already at the first record after the switch" in crossed and crossed.endswith("in 2 runs NC1 rose above it again")
+    assert "; in 1 run it lay below already at the first record after the switch" in crossed
+    assert crossed.endswith("in 2 runs NC1 rose above it again")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def effects_text(onsets: pd.DataFrame) -> str:
         ours = percent_with_interval(_rounded(effect), sign=True) if effect.n else "unknown, since a cell has no run that collapsed"
         cells = {name(model): runs["censored"] for model, runs in onsets[onsets["data"] == data].groupby("model")}
         if effect.n and any(censored.any() for censored in cells.values()):
-            ours += " from " + listing(f"{(~censored).sum()} of {counted(len(censored), 'run')} of {model}" for model, censored in cells.items())
+            ours += " from " + listing(
+                f"{(~censored).sum()} of {counted(len(censored), 'run')} of {model}" for model, censored in cells.items()
+            )
         parts.append(f"on {name(data)} {ours}" + (f" (the paper: {percent(theirs.value, sign=True)})" if theirs else ""))
     return "; ".join(parts)
 

@@ -382,8 +382,8 @@ def _own_levels(levels: pd.DataFrame) -> str:
         for level, row in at.iterrows()
     )
     return (
-        "In the mean of the runs that get there the norm is, in units of the final one, with the number of these runs and the coefficient of "
-        f"variation of their norms, {told}."
+        "In the mean of the runs that get there the norm is, in units of the final one, with the number of these runs and the coefficient "
+        f"of variation of their norms, {told}."
     )
 
 

@@ -230,7 +230,8 @@ def _compared(onsets: pd.DataFrame, factor: Factor, values: Sequence[str]) -> pd
     compared = shifts(onsets, {factor.column: base}, values)
     compared["at_least"] = (compared["value"] == "since_switch") & (compared["censored"] > 0) & (compared["n"] > 0) & complete
     compared["text"] = [
-        f"≥ {percent(row['mean'], sign=True)}" if row["at_least"] else effect(column_estimate(row, "")) for row in compared.to_dict("records")
+        f"≥ {percent(row['mean'], sign=True)}" if row["at_least"] else effect(column_estimate(row, ""))
+        for row in compared.to_dict("records")
     ]
     return compared
 

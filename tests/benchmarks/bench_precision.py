@@ -1,8 +1,8 @@
 """Whether bfloat16 products move what part two measures: its baseline trained with them, beside the published runs in float32.
 
-The networks are those of depth 5 in the chapter on depth. Trained with bfloat16 they go into FOLDER, where those that are there already are
-not trained again, and nowhere else: a run's name does not tell its precision. Read of both: epochs from the switch to T_NC, fn* and the test
-error at the last record.
+The networks are those of depth 5 in the chapter on depth. Trained with bfloat16 they go into FOLDER, where those that are there already
+are not trained again, and nowhere else: a run's name does not tell its precision. Read of both: epochs from the switch to T_NC, fn* and the
+test error at the last record.
 
     python -m tests.benchmarks.bench_precision FOLDER [--save book/precision.json]
 """

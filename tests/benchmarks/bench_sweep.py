@@ -3,9 +3,10 @@
 Two sweeps can be measured: `exp1`, the 44 networks of Experiment 1 for four seeds, and `mlp`, part two's 784-512x5-10 on 12,000 images of
 MNIST with three weight decays for three seeds. One round trains, one after the other on the same machine, (a) the networks of one seed for
 an epoch the ordinary way (stock modules, `DataLoader`, PyTorch's default threads) and (b) those of all seeds for an epoch as the sweep
-trains them, in float32 or with bfloat16 products. The ratio of a round is seeds * a / b, with (a) in float32; for bfloat16 there is a second
-one, to (a) under autocast, so that what precision gains is seen apart from what stacks gain. A run's measurements are left out on both sides,
-compilation and start-up too. For `mlp` the matrix products of (b) are timed with nothing around them as well: what is left to be gained.
+trains them, in float32 or with bfloat16 products. The ratio of a round is seeds * a / b, with (a) in float32; for bfloat16 there is a
+second one, to (a) under autocast, so that what precision gains is seen apart from what stacks gain. A run's measurements are left out on
+both sides, compilation and start-up too. For `mlp` the matrix products of (b) are timed with nothing around them as well: what is left to be
+gained.
 
     python -m tests.benchmarks.bench_sweep exp1|mlp [--dtype float32|bf16] [--rounds 5] [--save book/bench.json]
 """
