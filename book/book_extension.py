@@ -150,17 +150,17 @@ def precision_texts(saved: dict[str, Any]) -> dict[str, str]:
     runs = {dtype: [run for run in saved["runs"] if run["dtype"] == dtype] for dtype in ("float32", "bf16")}
     made = [f"{dtype}: {len(of)} seeds, {', '.join(sorted({run['hardware'] for run in of}))}" for dtype, of in runs.items()]
     rows = []
-    for name, title, compare, write in (
-        ("since_switch", "epochs from the switch to T_NC", relative_effect, percent_with_interval),
-        ("fn_star", "fn*", relative_effect, percent_with_interval),
-        ("test_error", "test error at the end", difference, with_interval),
+    for name, title, digits, compare, write in (
+        ("since_switch", "epochs from the switch to $T_{NC}$", 1, relative_effect, percent_with_interval),
+        ("fn_star", "fn\\*", 3, relative_effect, percent_with_interval),
+        ("test_error", "test error at the end", 3, difference, with_interval),
     ):
-        plain, rounded = ([run[name] for run in of] for of in runs.values())
-        change = write(compare(rounded, plain), sign=True)
-        rows.append(f"| {title} | {with_interval(estimate(plain))} | {with_interval(estimate(rounded))} | {change} |")
+        values = [[run[name] for run in of] for of in runs.values()]
+        means = [with_interval(estimate(of), digits) for of in values]
+        rows.append(f"| {' | '.join([title, *means, write(compare(*reversed(values)), sign=True)])} |")
     return {
         "precision_setting": f"{saved['date']}; {'; '.join(made)}",
-        "precision_table": "\n".join(["| | float32 | bfloat16 | change |", "|:--|--:|--:|--:|", *rows]),
+        "precision_table": "\n".join(["| measure | float32 | bfloat16 | change |", "|:--|--:|--:|--:|", *rows]),
     }
 
 

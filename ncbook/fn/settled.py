@@ -349,7 +349,7 @@ def _way(kept: pd.DataFrame) -> str:
     shown = {decay: curve * norm.mean > 0 for decay, (curve, norm) in moves.items() if norm.low > 0 or norm.high < 0}
     sides = {"the norm goes with the curve": True, "the norm goes against the curve": False}
     ways = {words: [decay for decay in shown if shown[decay] == along] for words, along in sides.items()}
-    ways["which way the norm goes is not decided"] = [decay for decay in moves if decay not in shown]
+    ways["it is not decided which way the norm goes"] = [decay for decay in moves if decay not in shown]
     known = {decay: norm.low <= curve <= norm.high for decay, (curve, norm) in moves.items() if math.isfinite(norm.low)}
     verbs = {"includes": True, "excludes": False}
     seeds = {f"{verb} the curve's change": [decay for decay in known if known[decay] == inside] for verb, inside in verbs.items()}
