@@ -138,7 +138,7 @@ def test_performance_page_shows_the_measured_numbers(look) -> None:
     for limited in (saved["mlp"], saved["mlp_bf16"]):
         assert f"matrix products alone it would be {limited['limit_median']:.2f}" in prose
         assert all(f"{measured['products_seconds']:.1f}" in prose for measured in limited["rounds"])
-    assert f"Against the plain loop under autocast: {saved['mlp_bf16']['ratio_bf16_median']:.2f} times as fast" in prose
+    assert f"Against the plain loop under autocast:\u00a0{saved['mlp_bf16']['ratio_bf16_median']:.2f} times as fast" in prose
 
 
 def test_performance_page_compares_the_two_precisions(look) -> None:
