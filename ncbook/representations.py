@@ -98,6 +98,32 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor] | None = None, debiase
     return values
 
 
+def cka_among(points: Sequence[Tensor], debiased: bool) -> np.ndarray:
+    """`metrics.linear_cka` of all pairs of representations `[N, d]` of the same N points at once: `[len(points), len(points)]`.
+
+    CKA is the cosine between centred Gram matrices, its debiased form that between U-centred ones (Székely and Rizzo 2014), whose inner
+    product is the unbiased estimator of Song et al. (2012). NaN for a constant representation.
+    """
+    n = len(points[0])
+    rows, columns = torch.triu_indices(n, n)
+    weights = torch.where(rows == columns, 1.0, 2.0).double().sqrt()
+    vectors = torch.empty(len(points), len(rows), dtype=torch.float64)
+    for vector, one in zip(vectors, points):
+        unit = metrics.centred_unit(one.double())
+        gram = unit @ unit.T
+        vector[:] = (_u_centred(gram) if debiased else gram)[rows, columns] * weights
+    lengths = vectors.norm(dim=1)
+    return (vectors @ vectors.T / torch.outer(lengths, lengths)).numpy()
+
+
+def _u_centred(gram: Tensor) -> Tensor:
+    """Without the diagonal, and all rows and columns adding up to 0; gram `[N, N]`."""
+    n, gram = len(gram), gram - gram.diag().diag()
+    means = gram.sum(0) / (n - 2)
+    centred = gram - means - means[:, None] + means.sum() / (n - 1)
+    return centred - centred.diag().diag()
+
+
 def pair_estimate(values: np.ndarray) -> Estimate:
     """Mean of the finite `values` `[seeds, seeds]`, one for each pair of seeds, with a jackknife interval over the n seeds.
 
@@ -150,12 +176,11 @@ def drift(by_epoch: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
     Columns: epoch, layer, since ("first": the first of these epochs; "previous": the one before, if there is one), biased, debiased.
     """
     epochs, rows = sorted(by_epoch), []
-    for position, epoch in enumerate(epochs):
-        references = {"first": epochs[0]} | ({"previous": epochs[position - 1]} if position else {})
-        for since, reference in references.items():
-            for layer, now in by_epoch[epoch].items():
-                biased, debiased = (float(metrics.linear_cka(by_epoch[reference][layer], now, d)) for d in (False, True))
-                rows.append({"epoch": epoch, "layer": layer, "since": since, "biased": biased, "debiased": debiased})
+    for layer in by_epoch[epochs[0]]:
+        biased, debiased = (cka_among([by_epoch[epoch][layer] for epoch in epochs], d) for d in (False, True))
+        for now, epoch in enumerate(epochs):
+            for since, then in ({"first": 0} | ({"previous": now - 1} if now else {})).items():
+                rows.append({"epoch": epoch, "layer": layer, "since": since, "biased": biased[then, now], "debiased": debiased[then, now]})
     return pd.DataFrame(rows)
 
 

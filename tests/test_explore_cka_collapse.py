@@ -165,15 +165,6 @@ def seen(networks, points):
     return {(run.spec.model.width, run.spec.seed, epoch): representation(run, epoch, points) for run in networks for epoch in run.states}
 
 
-@pytest.mark.parametrize("debiased", [False, True])
-def test_cosines_of_gram_matrices_are_cka(debiased):
-    generator = torch.Generator().manual_seed(0)
-    xs = [torch.randn(20, d, generator=generator) + 3 for d in (2, 7, 50)] + [torch.ones(20, 4)]
-    expected = [[float(linear_cka(x, y, debiased)) for y in xs] for x in xs]
-    assert np.isnan(expected[3]).all()
-    np.testing.assert_allclose(cka.cosines(xs, debiased), expected, rtol=0, atol=1e-10)
-
-
 def heat_maps(picture) -> list[np.ndarray]:
     """The numbers of the two maps, half intervals left out."""
     maps = re.findall("<table.*?</table>", picture.value)

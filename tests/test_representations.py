@@ -153,6 +153,15 @@ def test_cka_matrix_takes_each_pair_once():
     np.testing.assert_allclose(np.diag(full), 1)
 
 
+@pytest.mark.parametrize("debiased", [False, True])
+def test_cosines_of_gram_matrices_are_cka(debiased):
+    generator = torch.Generator().manual_seed(0)
+    xs = [torch.randn(20, d, generator=generator) + 3 for d in (2, 7, 50)] + [torch.ones(20, 4)]
+    expected = [[float(metrics.linear_cka(x, y, debiased)) for y in xs] for x in xs]
+    assert np.isnan(expected[3]).all()
+    np.testing.assert_allclose(rep.cka_among(xs, debiased), expected, rtol=0, atol=1e-10)
+
+
 def test_pair_estimate_is_the_mean_over_pairs_with_a_jackknife_over_seeds():
     values = np.full((4, 4), np.nan)
     values[np.triu_indices(4, 1)] = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8]
@@ -205,8 +214,8 @@ def test_drift_is_measured_from_the_first_epoch_and_from_the_one_before():
     table = rep.drift({5: {"L0": b}, 1: {"L0": a}, 20: {"L0": c}}).set_index(["since", "epoch"])
     assert list(table.loc["first"].index) == [1, 5, 20] and list(table.loc["previous"].index) == [5, 20]
     assert table.loc[("first", 1), "biased"] == pytest.approx(1)
-    assert table.loc[("first", 20), "debiased"] == float(metrics.linear_cka(a, c, True))
-    assert table.loc[("previous", 20), "biased"] == float(metrics.linear_cka(b, c))
+    assert table.loc[("first", 20), "debiased"] == pytest.approx(float(metrics.linear_cka(a, c, True)), abs=1e-10)
+    assert table.loc[("previous", 20), "biased"] == pytest.approx(float(metrics.linear_cka(b, c)), abs=1e-10)
     means = rep.drift_means({0: {1: {"L0": a}, 5: {"L0": b}}, 1: {1: {"L0": b}, 5: {"L0": c}}})
     one = means[(means["epoch"] == 5) & (means["since"] == "first") & (means["kind"] == "biased")].iloc[0]
     assert one["metric"] == "L0" and one["n"] == 2

@@ -9,16 +9,14 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
 from ipywidgets import Widget
 from torch import Tensor
 
 from ncbook.analysis import Estimate, bounds
 from ncbook.explore.widgets import beside, dropdown, explorer, follow, slider
-from ncbook.metrics import centred_unit
 from ncbook.pages import number
 from ncbook.report.layer_pages import order_text, pairs_text
-from ncbook.representations import STEPS, WHOLE, pair_estimate, representation
+from ncbook.representations import STEPS, WHOLE, cka_among, pair_estimate, representation
 from ncbook.store import Run
 
 LAYERS = (*STEPS["resnet1d"], WHOLE)  # in alphabetical order, as tables have them
@@ -54,34 +52,8 @@ def similarities(runs: Sequence[Run], x: Tensor) -> dict[str, pd.DataFrame]:
     if not seen:
         raise ValueError(f"None of these {len(runs)} runs keeps its weights: train them with snapshots.")
     index = pd.MultiIndex.from_tuples(seen, names=[*Moment._fields, "layer"])
-    tables = {kind: pd.DataFrame(cosines(list(seen.values()), kind == "debiased"), index, index) for kind in KINDS}
+    tables = {kind: pd.DataFrame(cka_among(list(seen.values()), kind == "debiased"), index, index) for kind in KINDS}
     return {kind: table.sort_index().sort_index(axis=1) for kind, table in tables.items()}
-
-
-def cosines(points: Sequence[Tensor], debiased: bool) -> np.ndarray:
-    """`metrics.linear_cka` of all pairs of representations `[N, d]` of the same N points at once: `[len(points), len(points)]`.
-
-    CKA is the cosine between centred Gram matrices, its debiased form that between U-centred ones (Székely and Rizzo 2014), whose inner
-    product is the unbiased estimator of Song et al. (2012). NaN for a constant representation.
-    """
-    n = len(points[0])
-    rows, columns = torch.triu_indices(n, n)
-    weights = torch.where(rows == columns, 1.0, 2.0).double().sqrt()
-    vectors = torch.empty(len(points), len(rows), dtype=torch.float64)
-    for vector, one in zip(vectors, points):
-        unit = centred_unit(one.double())
-        gram = unit @ unit.T
-        vector[:] = (_u_centred(gram) if debiased else gram)[rows, columns] * weights
-    lengths = vectors.norm(dim=1)
-    return (vectors @ vectors.T / torch.outer(lengths, lengths)).numpy()
-
-
-def _u_centred(gram: Tensor) -> Tensor:
-    """Without the diagonal, and all rows and columns adding up to 0; gram `[N, N]`."""
-    n, gram = len(gram), gram - gram.diag().diag()
-    means = gram.sum(0) / (n - 2)
-    centred = gram - means - means[:, None] + means.sum() / (n - 1)
-    return centred - centred.diag().diag()
 
 
 def pairs(found: Tables, widths: tuple[int, int], epoch: int) -> list[Pair]:
