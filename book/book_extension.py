@@ -121,10 +121,10 @@ def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
     """What the page on performance shows of a sweep's result, as Markdown: `<sweep>_setting`, `<sweep>_summary` and `<sweep>_table`."""
     memory, networks, seeds = bench["peak_memory_mb"], bench["networks"], bench["seeds"]
     columns = {
-        "plain loop (s)": "plain_seconds",
-        "the same under autocast (s)": "plain_bf16_seconds",
-        "stacks (s)": "stacked_seconds",
-        "their matrix products alone (s)": "products_seconds",
+        "plain loop": "plain_seconds",
+        "autocast": "plain_bf16_seconds",
+        "stacks": "stacked_seconds",
+        "products": "products_seconds",
     }
     columns = {title: name for title, name in columns.items() if name in bench["rounds"][0]}
     rows = [
@@ -141,7 +141,7 @@ def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
         f"plain loop with {bench['plain_threads']} threads, stacks in {bench['dtype']}",
         f"{sweep}_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}){limit}; peak memory {memory['one_by_one']} MB for "
         f"the plain loop, {memory['stacked']} MB for the stacks of all processes together",
-        f"{sweep}_table": "\n".join([f"| round | {' | '.join(columns)} | ratio |", "|--:" * (len(columns) + 2) + "|", *rows]),
+        f"{sweep}_table": "\n".join([f"| # | {' | '.join(columns)} | ratio |", "|--:" * (len(columns) + 2) + "|", *rows]),
     }
 
 
