@@ -99,6 +99,15 @@ def test_peaks_give_position_rise_and_fall_in_pairs_of_one_seed():
     assert len(found) == 4
 
 
+def test_beyond_is_taken_at_the_minimum_that_the_other_seeds_choose():
+    curves = {0: [5, 1, 2, 4, 0.5], 1: [5, 2, 1, 4, 0.5], 2: [5, 2, 1, 4, 0.5]}  # seed 0 has its own minimum one width earlier
+    rows = [(seed, width, error) for seed, curve in curves.items() for width, error in enumerate(curve, 1)]
+    table = pd.DataFrame(rows, columns=["seed", "width", "test_error"]).assign(model="resnet1d", optimizer="sgd")
+    (peak,) = analysis.peaks(table.assign(parameters=table["width"])).to_dict("records")
+    assert (peak["width"], peak["before_width"], peak["beyond_n"]) == (4, 3, 3)
+    assert peak["beyond_mean"] == pytest.approx(-1.5)  # each seed's error there is 2; at its own minimum it would be 1
+
+
 def test_a_rise_within_the_noise_keeps_zero_in_its_interval():
     table = make_table([0.5, 0.1, 0.11, 0.1, 0.05], models=["resnet1d"], optimizers=["sgd"])
     table.loc[table["width"] == 8, "test_error"] += [-0.05, 0.0, 0.05]

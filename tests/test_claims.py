@@ -316,6 +316,9 @@ def test_measures_over_the_widths():
     evidence = curve(PEAKED, train_error=lambda width, error: 1 / width, **others)
     case = "ResNet1D SGD"
     assert measured("peak_position", evidence, column="width") == {case: pytest.approx(8)}
+    flat = Evidence(curve(PEAKED).runs + curve({2: 0.3, 4: 0.2, 8: 0.1, 16: 0.05}, seeds=[3]).runs)
+    whole, some = (MEASURES["peak_position"].function(one, column="width")[case] for one in (evidence, flat))
+    assert whole.low == pytest.approx(8) == some.mean and np.isnan(some.low)  # a seed without a peak leaves no interval
     assert measured("widest_minus", evidence, what="peak") == {case: pytest.approx(-0.15)}
     assert measured("widest_minus", evidence, what="minimum") == {case: pytest.approx(-0.05)}
     together = measured("correlation", evidence, metrics=["nc4_noisy", "nc3_noisy"])

@@ -205,6 +205,14 @@ def test_effects_that_multiply_do_not_add():
     assert grid.effects(cells([1.0, 4.0, 2.0, 8.0]))["cifar10"].mean == pytest.approx(3)
 
 
+def test_an_effect_that_rests_on_some_of_the_runs_says_so():
+    found = cells([1.0, 4.0, 2.0, 8.0])
+    assert " from " not in grid.effects_text(found)
+    found.loc[[1, 5], ["fn_star", "censored"]] = [math.nan, True]  # one run of the perceptron and one of ResNet-20, both on MNIST
+    mnist, cifar = grid.effects_text(found).split("; ")
+    assert "from 2 of 3 runs of MLP and 2 of 3 runs of ResNet-20" in mnist and " from " not in cifar
+
+
 def test_the_cells_say_how_long_runs_without_collapse_were_observed():
     runs = [made_up(spec, collapses=spec.data.name == "mnist") for spec in fn_grid_specs(["cifar10", "mnist"], 4, 300, 10, 90, [0, 1, 2])]
     rows = {row[0]: row for row in grid.cell_rows(onsets(table(runs), 0.01))}
