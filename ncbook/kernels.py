@@ -268,6 +268,24 @@ def _normalise(x, has_residual, eps, weight, bias, mean, var, residual, out):
                     target[q] = zero if z < zero else z
 
 
+@numba.njit(inline="always")
+def _masked_sums(has_residual, grad, out, x, mu, scale, shift, masked):
+    """Write to `masked` the gradient where ReLU let through; return its sum and that of its products with x - mu.
+
+    Takes one chunk, so that the test for overlap that the compiler puts before a vectorised loop sees the chunk's own length. Before a loop
+    over chunks of rows it takes more, finds arrays that are only neighbours to overlap, and sums in another order.
+    """
+    zero = x.dtype.type(0)
+    first = second = zero
+    for q in range(len(grad)):
+        g, gate = grad[q], out[q] if has_residual else out[q] * scale + shift
+        g = zero if gate <= zero else g
+        masked[q] = g
+        first += g
+        second += g * (x[q] - mu)
+    return first, second
+
+
 @_jit
 def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, weight, bias, mean, var, grad_weight, grad_bias):
     """Gradients of `_normalise` with respect to x, residual, weight and bias, given the one with respect to its output."""
@@ -283,13 +301,8 @@ def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, w
             shift = number(bias[s, c] - mu * scale)
             total = products = 0.0
             for start in range(0, n, _CHUNK):
-                first = second = zero
-                for q in range(start, min(start + _CHUNK, n)):
-                    g, gate = grad_row[q], out_row[q] if has_residual else out_row[q] * scale + shift
-                    g = zero if gate <= zero else g
-                    masked[q] = g
-                    first += g
-                    second += g * (row[q] - mu)
+                part = slice(start, start + _CHUNK)
+                first, second = _masked_sums(has_residual, grad_row[part], out_row[part], row[part], mu, scale, shift, masked[part])
                 total += first
                 products += second
             grad_weight[s, c], grad_bias[s, c] = products * inverse_std, total

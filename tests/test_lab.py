@@ -19,7 +19,7 @@ from ncbook.explore.live import EXPLORERS, ExplorerLab
 from ncbook.fn.experiments import BASELINE, OPTIMIZERS
 from ncbook.store import Run, Store
 
-TOY = {"widths": "2", "models": "resnet1d", "optimizers": "sgd", "epochs": 2}
+TOY = {"widths": "2", "models": "resnet1d", "optimizers": "sgd", "epochs": 2, "seeds": "0"}
 
 
 def fill(form, values):
@@ -109,7 +109,7 @@ def test_a_chapter_runs_and_is_compared_with_the_published_one(lab, tmp_path, ow
     links, frame = lab.result.children
     (executed,) = tmp_path.glob("ncbook-runs/exp1-*/exp1_model_wise.ipynb")
     assert f'href="{executed.relative_to(tmp_path).as_posix()}"' in links.outputs[0]["data"]["text/html"]
-    assert "exp1: 4 of 7 parameters" in frame.value and "&lt;img" in frame.value
+    assert "exp1: 5 of 7 parameters" in frame.value and "&lt;img" in frame.value
     assert not lab.run.disabled and lab.job.progress.layout.display == "none"
 
 
@@ -194,7 +194,7 @@ def test_an_explorer_shows_published_runs(title):
 
 def test_a_new_small_network_is_trained_and_shown_at_once():
     lab = ExplorerLab()
-    fill(lab.form, {"widths": "3", "epochs": 2})
+    fill(lab.form, {"widths": "3", "epochs": 2, "seeds": "0"})
     lab.start().join()
     assert shown(lab.job.words) == ""
     assert lab.runs.label == "2 epochs, label noise 0.2: W = 3, 1 run"

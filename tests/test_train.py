@@ -379,6 +379,18 @@ def test_a_captured_step_equals_a_plain_one(members, monkeypatch):
     assert len(captured._graphs) == 2
 
 
+def test_a_training_repeats_to_the_last_digit_wherever_its_arrays_lie():
+    """With one thread, as a sweep's processes have it; what is kept between the trainings moves the later ones in memory."""
+    threads, members = torch.get_num_threads(), [spec("cnn1d", width=2, seed=seed) for seed in (0, 1)]
+    torch.set_num_threads(1)
+    try:
+        kept = [(torch.empty(1000 + 37 * i), trained(members, dtype="float64")) for i in range(6)]
+    finally:
+        torch.set_num_threads(threads)
+    first, *others = (checkpoint for _, trainer in kept for checkpoint in trainer.checkpoint()[:1])
+    assert all(np.array_equal(first["flat.0"], other["flat.0"]) for other in others)
+
+
 def test_every_layer_can_be_asked_for_by_name():
     x = torch.randn(2, 5, 40)
     resnet = models.ResNet1D(4, members=2)
