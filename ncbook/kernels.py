@@ -272,8 +272,8 @@ def _normalise(x, has_residual, eps, weight, bias, mean, var, residual, out):
 def _masked_sums(has_residual, grad, out, x, mu, scale, shift, masked):
     """Write to `masked` the gradient where ReLU let through; return its sum and that of its products with x - mu.
 
-    Takes one chunk, so that the test for overlap that the compiler puts before a vectorised loop sees the chunk's own length. Before a loop
-    over chunks of rows it takes more, finds arrays that are only neighbours to overlap, and sums in another order.
+    The arrays are one chunk each. Written as a loop over parts of whole rows this was slower, and summed in another order in some places of
+    memory: the compiler guards a vectorised loop that writes by a test for overlap, which then seems to cover more than the chunk.
     """
     zero = x.dtype.type(0)
     first = second = zero
