@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-import ncbook.fn.measures  # noqa: F401 (registers the measures of part two)
+import ncbook.fn.measures
+import ncbook.report.measures  # noqa: F401 (both register their measures)
 from ncbook.analysis import Estimate
 from ncbook.chapters import CHAPTERS, ROOT, Chapter, chapter_specs
 from ncbook.evidence import Evidence

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ncbook import claims, measures, models, representations, verdicts
+from ncbook import claims, models, representations, verdicts
 from ncbook.analysis import Estimate, estimate
 from ncbook.claims import (
     FAILED,
@@ -34,7 +34,7 @@ from ncbook.evidence import Evidence
 from ncbook.experiments import exp1_specs, exp2_specs, exp3_specs, exp4_specs
 from ncbook.measures import MEASURES, exact
 from ncbook.metrics import gram_floor
-from ncbook.report import facts
+from ncbook.report import facts, measures
 from ncbook.spec import RunSpec
 from ncbook.store import PROVENANCE, Run, Store
 

@@ -1,4 +1,4 @@
-"""What the claims of the fn* paper are measured by; in form as `ncbook.measures`, in whose registry these functions stand.
+"""What the claims of the fn* paper are measured by, in the registry of `ncbook.measures`.
 
 Runs under an intervention count only in `intervention_shift`. T_NC is the first crossing of NC1 below `THRESHOLD` unless said, fn* the
 feature norm there, and times are counted from the switch. A run that never crossed has no fn*; where times are compared it counts with the

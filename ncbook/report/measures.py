@@ -1,14 +1,8 @@
-"""What claims are measured by: functions from the runs that a claim reads to one `Estimate` for each case.
-
-A measure is named in the ledger and takes its arguments from there. Where a run lacks what is asked for, the case is NaN with n = 0.
-Values that rest on no run, but on arithmetic or on an optimisation, are exact: an interval of no width, and n = 0.
-Cases are named in English.
-"""
+"""What the claims of the report are measured by, in the registry of `ncbook.measures`."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -17,42 +11,10 @@ import torch
 from ncbook import analysis, data, metrics, models, representations, simplex
 from ncbook.analysis import CURVE, Estimate, estimate
 from ncbook.evidence import PROBE_POINTS, Evidence
+from ncbook.measures import Cases, exact, measure, short
 from ncbook.plots import name
 from ncbook.report import epochwise
 from ncbook.spec import DataSpec, ModelSpec
-
-Cases = dict[str, Estimate]
-"""Name of a case -> its value."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A registered function, between which values its cases always lie, and what the n of their estimates counts, one of `UNITS`."""
-
-    function: Callable[..., Cases]
-    low: float
-    high: float
-    unit: str
-
-
-UNITS = ("seeds", "runs", "conditions", "draws")
-MEASURES: dict[str, Measure] = {}
-
-
-def measure(low: float = -math.inf, high: float = math.inf, unit: str = "seeds") -> Callable[[Callable[..., Cases]], Callable[..., Cases]]:
-    """Puts a function into `MEASURES`, with the bounds of its cases and the unit of their n."""
-
-    def register(function: Callable[..., Cases]) -> Callable[..., Cases]:
-        MEASURES[function.__name__] = Measure(function, low, high, unit)
-        return function
-
-    return register
-
-
-def exact(value: float) -> Estimate:
-    """A value that rests on no run."""
-    return Estimate(value, value, value, 0)
-
 
 # Over the widths
 
@@ -123,25 +85,6 @@ def sgd_minus_adam(evidence: Evidence, metrics: list[str], from_width: int) -> C
         differences = (wide["sgd"] - wide["adam"]).groupby("seed").mean() if both else []
         cases[f"{name(model)} {short(metric)}"] = estimate(differences)
     return cases
-
-
-_SHORT = {
-    "test_error": "test error",
-    "nc1": "NC1",
-    "nc1_trace_ratio": "NC1 tr",
-    "nc2_gram": "NC2 Gram",
-    "nc2_equinorm": "NC2 norms",
-    "nc2_equiangularity": "NC2 angles",
-    "nc3": "NC3",
-    "nc3_uncentred": "NC3 uncentred",
-    "nc4": "NC4",
-}
-
-
-def short(metric: str) -> str:
-    """A metric's column as a case calls it: `NC2 Gram noisy`."""
-    stem, _, labels = metric.rpartition("_")
-    return f"{_SHORT[stem]} {labels}" if stem in _SHORT else _SHORT[metric]
 
 
 @measure(low=-1, high=1)
