@@ -117,32 +117,40 @@ class VerdictStrip(SphinxDirective):
         return [legend, cells]
 
 
-def bench_texts(sweep: str, bench: dict[str, Any]) -> dict[str, str]:
-    """What the page on performance shows of a sweep's result, as Markdown: `<sweep>_setting`, `<sweep>_summary` and `<sweep>_table`."""
-    memory, networks, seeds = bench["peak_memory_mb"], bench["networks"], bench["seeds"]
+def bench_text(results: list[dict[str, Any]]) -> str:
+    """What the page on performance shows of a sweep's results, as Markdown: the first whole, of those of other processors the summaries."""
+    first, *others = results
     columns = {
         "plain loop": "plain_seconds",
         "autocast": "plain_bf16_seconds",
         "stacks": "stacked_seconds",
         "products": "products_seconds",
     }
-    columns = {title: name for title, name in columns.items() if name in bench["rounds"][0]}
+    columns = {title: name for title, name in columns.items() if name in first["rounds"][0]}
     rows = [
         f"| {number} | {' | '.join(f'{measured[name]:.1f}' for name in columns.values())} | {measured['ratio']:.2f} |"
-        for number, measured in enumerate(bench["rounds"], 1)
+        for number, measured in enumerate(first["rounds"], 1)
     ]
-    limit = f"; with the stacks' matrix products alone it would be {bench['limit_median']:.2f}" if "limit_median" in bench else ""
+    table = "\n".join([f"| # | {' | '.join(columns)} | ratio |", "|--:" * (len(columns) + 2) + "|", *rows])
+    networks, seeds = first["networks"], first["seeds"]
+    setting = (
+        f"{networks} networks, {networks // seeds} for each of {seeds} seeds; plain loop with {first['plain_threads']} threads, "
+        f"stacks in {first['dtype']}"
+    )
+    paragraphs = [_bench_summary(first), f"Seconds for one epoch of all networks ({setting}):", table]
+    return "\n\n".join([*paragraphs, *(f"On another processor: {_bench_summary(other)}" for other in others)])
+
+
+def _bench_summary(bench: dict[str, Any]) -> str:
+    memory = bench["peak_memory_mb"]
+    made = f"{bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, PyTorch {bench['torch']}, {bench['date']}"
+    spread = f"median of {len(bench['rounds'])} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
+    text = f"**{bench['ratio_median']:.2f} times as fast** ({spread}; {made})"
+    if "limit_median" in bench:
+        text += f"; with the stacks' matrix products alone it would be {bench['limit_median']:.2f}"
     if "ratio_bf16_median" in bench:
-        limit += f". Against the plain loop under autocast: {bench['ratio_bf16_median']:.2f} times as fast"
-    spread = f"median of {len(rows)} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
-    return {
-        f"{sweep}_setting": f"{bench['date']}, {bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, "
-        f"PyTorch {bench['torch']}; {networks} networks, {networks // seeds} for each of {seeds} seeds; "
-        f"plain loop with {bench['plain_threads']} threads, stacks in {bench['dtype']}",
-        f"{sweep}_summary": f"**{bench['ratio_median']:.2f} times as fast** ({spread}){limit}; peak memory {memory['one_by_one']} MB for "
-        f"the plain loop, {memory['stacked']} MB for the stacks of all processes together",
-        f"{sweep}_table": "\n".join([f"| # | {' | '.join(columns)} | ratio |", "|--:" * (len(columns) + 2) + "|", *rows]),
-    }
+        text += f"; against the plain loop under autocast {bench['ratio_bf16_median']:.2f} times"
+    return f"{text}. Peak memory: {memory['one_by_one']} MB for the plain loop, {memory['stacked']} MB for all processes of the stacks."
 
 
 def precision_texts(saved: dict[str, Any]) -> dict[str, str]:
@@ -176,8 +184,9 @@ def aims_table() -> str:
 
 
 def add_texts(app: Sphinx, config: Config) -> None:
-    for sweep, bench in json.loads(BENCH.read_text(encoding="utf-8")).items():
-        config.myst_substitutions |= bench_texts(sweep, bench)
+    config.myst_substitutions |= {
+        f"{sweep}_results": bench_text(results) for sweep, results in json.loads(BENCH.read_text(encoding="utf-8")).items()
+    }
     config.myst_substitutions |= precision_texts(json.loads(PRECISION.read_text(encoding="utf-8")))
     config.myst_substitutions["aims_table"] = aims_table()
 

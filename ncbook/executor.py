@@ -133,12 +133,15 @@ def _setting(device: str, dtype: str) -> Setting:
 
 
 def hardware(device: str) -> str:
-    """The processor's or the GPU's name."""
+    """The processor's or the GPU's name; of an x86 processor family and model too, as a cloud calls several generations by one name."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
+    said = dict(re.findall(r"^(.+?)\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.exists() else {}
+    if "model name" not in said:
+        return platform.processor() or platform.machine()
+    made = [f"{name.removeprefix('cpu ')} {said[name]}" for name in ("cpu family", "model") if name in said]
+    return f"{said['model name']} ({', '.join(made)})" if made else said["model name"]
 
 
 def plan(

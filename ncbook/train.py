@@ -228,7 +228,7 @@ class StackTrainer:
     def _step(self, batch: Tensor) -> None:
         """One optimisation step on the points `batch` `[members, batch]`; the loss is the sum over members of each one's mean."""
         with self._autocast():
-            logits = self.model(self._x[batch])
+            logits = self.model(self._x.index_select(0, batch.flatten()).unflatten(0, batch.shape))
         labels = self._noisy.gather(1, batch)
         loss = self._losses(logits.to(self._flat.dtype), labels).sum() / batch.shape[1]
         gradients = torch.autograd.grad(loss, self._parameters)

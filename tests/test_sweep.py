@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import queue
 import re
 import subprocess
@@ -223,6 +224,20 @@ def test_provenance_tells_how_a_run_was_made(trained):
     assert made["started"].endswith("+00:00")
     with pytest.raises(StoreError, match="There is no run"):
         load_runs([spec(9)], trained)
+
+
+@pytest.mark.parametrize(
+    "cpuinfo, said",
+    [
+        ("processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: Some EPYC\nflags\t\t: sse\n", "Some EPYC (family 26, model 2)"),
+        ("processor\t: 0\nmodel name\t: Some Cortex\n", "Some Cortex"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", platform.processor() or platform.machine()),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(cpuinfo, said, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(executor, "Path", lambda path: tmp_path / Path(path).name)
+    assert executor.hardware("cpu") == said
 
 
 def test_overlapping_sweeps_train_only_the_difference(trained, tmp_path, capsys, in_threads):

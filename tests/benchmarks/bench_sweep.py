@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("sweep", choices=SWEEPS)
     parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="precision of the stacks")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--save", type=Path, help="put the result into this JSON file, as exp1, mlp or mlp_bf16")
+    parser.add_argument("--save", type=Path, help="put the result into this JSON file, in place of any of this processor")
     options = parser.parse_args()
 
     make, seeds = SWEEPS[options.sweep]
@@ -201,7 +201,8 @@ def main() -> None:
     if options.save:
         saved = json.loads(options.save.read_text(encoding="utf-8")) if options.save.exists() else {}
         name = options.sweep if options.dtype == "float32" else f"{options.sweep}_{options.dtype}"
-        options.save.write_text(json.dumps(saved | {name: result}, indent=1) + "\n", encoding="utf-8")
+        others = [other for other in saved.get(name, []) if other["hardware"] != result["hardware"]]
+        options.save.write_text(json.dumps(saved | {name: [result, *others]}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
