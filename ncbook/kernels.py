@@ -1,12 +1,16 @@
-"""The operations in which a stack of 1-D networks spends its time: a width-3 convolution, batch norm with ReLU, and max pooling.
+"""The operations in which stacks spend their time: 1-D networks' width-3 convolution, batch norm with ReLU and max pooling; linear maps.
 
-Activations are `[members, channels, positions, batch]`: a channel of a member is one contiguous row, which stays in cache from batch
-norm's first pass to its second, and the batch fills the vector registers however narrow the network is.
+Activations of 1-D networks are `[members, channels, positions, batch]`: a channel of a member is one contiguous row, which stays in cache
+from batch norm's first pass to its second, and the batch fills the vector registers however narrow the network is.
 
 On the CPU the convolution is Winograd's F(4, 3): four outputs from six products instead of twelve (Lavin & Gray 2016, "Fast algorithms
 for convolutional neural networks"; exact in real arithmetic), done tile by tile with the vector loops of `ncbook.vector`.
 All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
 `conv3`, `batch_norm_relu` and `max_pool` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
+
+On a CPU with AVX-512 `linear` takes large float32 products from oneDNN, which uses it. MKL, behind `torch.bmm`, does so on Intel's
+processors alone and is twice as slow on recent ones of AMD. No public function of torch leads to oneDNN in float32; the one called here
+is that of torch's own compiler.
 """
 
 import numba
@@ -21,6 +25,9 @@ from ncbook.vector import LINE_BYTES, ROWS, multiply, transform, transpose
 # No flag here assumes that NaN does not occur: a diverged network must stay visible.
 # The cache is renewed when this file changes, not when `ncbook.vector` does: after an edit there change this one, or delete __pycache__.
 _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.cpu.get_cpu_capability() == "AVX512" else None
+_LARGE = 2**14  # weights from which a product is large
 
 _CHUNK = 1024  # elements summed in the tensor's own precision before they are added to a float64 total
 
@@ -89,6 +96,24 @@ def max_pool(x: Tensor) -> Tensor:
     Of two equal values the first takes the gradient.
     """
     return _MaxPool.apply(x) if _has_kernel(x) else max_pool2d(x, (2, 1))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Each member's linear map. x: `[members, batch, inputs]`; weight: `[members, outputs, inputs]`; bias: `[members, outputs]`.
+
+    Returns `[members, batch, outputs]`.
+    """
+    if _ONEDNN and weight[0].numel() >= _LARGE and x.dtype == torch.float32 and _has_kernel(x):
+        return _Linear.apply(x, weight, bias)
+    return linear_plain(x, weight, bias)
+
+
+def linear_plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` in plain torch operations, for any device and precision."""
+    # Units first inside, so that the weights' gradient comes in their own layout and need not be copied.
+    if bias is None:
+        return torch.bmm(weight, x.mT).mT
+    return torch.baddbmm(bias[:, :, None], weight, x.mT).mT
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -168,6 +193,29 @@ class _MaxPool(torch.autograd.Function):
         pairs = (t.detach().numpy().reshape(-1, 2, batch) for t in (x, grad_x))
         _pool_adjoint(*pairs, grad_out.contiguous().numpy().reshape(-1, batch))
         return grad_x
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x.contiguous()
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(x, weight)
+        return _products(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), grad = ctx.saved_tensors, grad.contiguous()
+        grad_x = _products(grad, weight.mT) if ctx.needs_input_grad[0] else None
+        return grad_x, _products(grad.mT, x.mT), grad.sum(1) if ctx.has_bias else None
+
+
+def _products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left `[members, rows, inner]` times the transposed of right `[members, columns, inner]`, plus bias `[members, columns]`."""
+    biases = [None] * len(left) if bias is None else bias
+    products = [_ONEDNN(a, b, c, "none", [], "") for a, b, c in zip(left, right, biases)]
+    return products[0][None] if len(products) == 1 else torch.stack(products)
 
 
 def _rows(x: Tensor) -> np.ndarray:
@@ -289,7 +337,7 @@ def _masked_sums(has_residual, grad, out, x, mu, scale, shift, masked):
 @_jit
 def _normalise_adjoint(has_residual, eps, grad, out, x, grad_x, grad_residual, weight, bias, mean, var, grad_weight, grad_bias):
     """Gradients of `_normalise` with respect to x, residual, weight and bias, given the one with respect to its output."""
-    number, zero = x.dtype.type, x.dtype.type(0)
+    number = x.dtype.type
     members, channels, n = x.shape
     spare = np.empty(n, x.dtype)  # not the row of grad_x: a loop that may write what it reads is not vectorised
     for s in range(members):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, gelu, pad
 
-from ncbook.kernels import batch_norm_relu, conv3, max_pool
+from ncbook.kernels import batch_norm_relu, conv3, linear, max_pool
 from ncbook.spec import ModelSpec
 
 
@@ -69,10 +69,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        # Units first inside, so that the weights' gradient comes in their own layout and need not be copied.
-        if self.bias is None:
-            return torch.bmm(self.weight, x.mT).mT
-        return torch.baddbmm(self.bias[:, :, None], self.weight, x.mT).mT
+        return linear(x, self.weight, self.bias)
 
 
 class Stack(nn.Module, abc.ABC):

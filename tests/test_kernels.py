@@ -9,7 +9,8 @@ import torch
 from numba.core.codegen import get_host_cpu_features
 from torch.nn.functional import batch_norm, conv1d, max_pool1d
 
-from ncbook.kernels import batch_norm_relu, batch_norm_relu_plain, conv3, conv3_plain, max_pool
+from ncbook import kernels
+from ncbook.kernels import batch_norm_relu, batch_norm_relu_plain, conv3, conv3_plain, linear, linear_plain, max_pool
 
 # members, positions, batch, channels, out: every number of rows that a product leaves over, batches with and without a rest
 SHAPES = [
@@ -115,3 +116,23 @@ def test_nan_is_not_hidden():
     assert conv3(x, torch.ones(1, 2, 2, 3)).isnan().any()
     out, _, _ = batch_norm_relu(x, torch.ones(1, 2), torch.zeros(1, 2))
     assert out[:, 0].isnan().all() and not out[:, 1].isnan().any()
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("function", [linear, linear_plain])
+def test_linear_maps_and_their_gradients_equal_torch(function, members, with_bias, monkeypatch):
+    calls, onednn = [], kernels._ONEDNN
+    if onednn:
+        monkeypatch.setattr(kernels, "_ONEDNN", lambda *arguments: calls.append(1) or onednn(*arguments))
+    points, weight, bias, grad = tensors((members, 150, 7), (members, 130, 150), (members, 130), (members, 7, 130))
+    inputs = [points, weight, bias] if with_bias else [points, weight]
+    single = [t.detach().float().requires_grad_() for t in inputs]
+    y = function(single[0].mT, *single[1:])
+    assert len(calls) == (members if onednn and function is linear else 0)
+    expected = torch.stack([torch.nn.functional.linear(x.mT, *rest) for x, *rest in zip(*inputs)])
+    assert torch.allclose(y.double(), expected, rtol=0, atol=1e-4)
+    for slope in (grad, torch.ones(()).double().expand(expected.shape)):  # the latter as from a sum, one number in memory
+        found = torch.autograd.grad(y, single, slope.float(), retain_graph=True)
+        for ours, theirs in zip(found, torch.autograd.grad(expected, inputs, slope, retain_graph=True), strict=True):
+            assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-4)

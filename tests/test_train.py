@@ -103,6 +103,7 @@ def in_phases(model, optimizer=ADAM, epochs=4, **kwargs):
 TANH = ModelSpec(name="mlp", depth=3, width=12, activation="tanh")
 GELU = ModelSpec(name="mlp", depth=1, width=12, activation="gelu")
 RELU = ModelSpec(name="mlp", depth=2, width=12)
+WIDE = ModelSpec(name="mlp", depth=3, width=160)
 RESNET20 = ModelSpec(name="resnet20", width=4)
 
 
@@ -379,14 +380,13 @@ def test_a_captured_step_equals_a_plain_one(members, monkeypatch):
     assert len(captured._graphs) == 2
 
 
-def test_a_training_repeats_to_the_last_digit_wherever_its_arrays_lie():
+@pytest.mark.parametrize(
+    "one, dtype", [(spec("cnn1d", width=2), "float64"), (in_phases(WIDE), "float32")], ids=["float64 kernels", "oneDNN's products"]
+)
+def test_a_training_repeats_to_the_last_digit_wherever_its_arrays_lie(one, dtype):
     """With one thread, as a sweep's processes have it; what is kept between the trainings moves the later ones in memory."""
-    threads, members = torch.get_num_threads(), [spec("cnn1d", width=2, seed=seed) for seed in (0, 1)]
-    torch.set_num_threads(1)
-    try:
-        kept = [(torch.empty(1000 + 37 * i), trained(members, dtype="float64")) for i in range(6)]
-    finally:
-        torch.set_num_threads(threads)
+    members = [dataclasses.replace(one, seed=seed) for seed in (0, 1)]
+    kept = [(torch.empty(1000 + 37 * i), trained(members, dtype=dtype)) for i in range(6)]
     first, *others = (checkpoint for _, trainer in kept for checkpoint in trainer.checkpoint()[:1])
     assert all(np.array_equal(first["flat.0"], other["flat.0"]) for other in others)
 
