@@ -8,9 +8,9 @@ for convolutional neural networks"; exact in real arithmetic), done tile by tile
 All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
 `conv3`, `batch_norm_relu` and `max_pool` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
 
-On a CPU with AVX-512 `linear` takes large float32 products from oneDNN, which uses it. MKL, behind `torch.bmm`, does so on Intel's
-processors alone and is twice as slow on recent ones of AMD. No public function of torch leads to oneDNN in float32; the one called here
-is that of torch's own compiler.
+On a CPU with AVX-512 `linear` takes float32 products over many inputs from oneDNN. MKL, behind `torch.bmm`, takes a slower way on AMD's
+processors: half as fast on one of family 26. No public function of torch leads to oneDNN in float32; the one called here is that of
+torch's own compiler.
 """
 
 import numba
@@ -27,7 +27,7 @@ from ncbook.vector import LINE_BYTES, ROWS, multiply, transform, transpose
 _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.cpu.get_cpu_capability() == "AVX512" else None
-_LARGE = 2**14  # weights from which a product is large
+_MANY = 128  # inputs from which a product takes longer than the calls of oneDNN, one for each member
 
 _CHUNK = 1024  # elements summed in the tensor's own precision before they are added to a float64 total
 
@@ -103,7 +103,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Returns `[members, batch, outputs]`.
     """
-    if _ONEDNN and weight[0].numel() >= _LARGE and x.dtype == torch.float32 and _has_kernel(x):
+    if _ONEDNN and weight.shape[2] >= _MANY and x.dtype == torch.float32 and _has_kernel(x):
         return _Linear.apply(x, weight, bias)
     return linear_plain(x, weight, bias)
 

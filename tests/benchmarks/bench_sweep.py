@@ -33,6 +33,7 @@ from ncbook import data, models
 from ncbook.executor import hardware, plan, worker_environment
 from ncbook.experiments import exp1_specs
 from ncbook.fn.experiments import BASELINE, fn_weight_decay_specs
+from ncbook.kernels import linear
 from ncbook.spec import RunSpec
 from ncbook.store import Store
 from ncbook.sweep import cores
@@ -102,6 +103,7 @@ def stacked_epoch() -> tuple[float, float]:
     return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+@torch.no_grad()
 def products_epoch() -> float:
     """In a worker: seconds of the matrix products in one epoch of all its stacks of MLPs, forward and backward, and of nothing else."""
     seconds = 0.0
@@ -110,14 +112,13 @@ def products_epoch() -> float:
         kind = torch.bfloat16 if trainer.dtype == "bf16" else torch.float32
         sides = []
         for layer in layers:
-            weight = layer.weight.detach().to(kind)
-            x, y = (torch.randn(len(weight), units, spec.batch_size).to(kind) for units in (weight.shape[2], weight.shape[1]))
-            products = [(weight, x), (y, x.mT), (weight.mT, y)][: 2 if layer is layers[0] else 3]
-            sides += [(a, b, a @ b) for a, b in products]
+            weight = layer.weight.to(kind)
+            x, y = (torch.randn(len(weight), spec.batch_size, units).to(kind) for units in (weight.shape[2], weight.shape[1]))
+            sides += [(x, weight), (y.mT, x.mT), (y, weight.mT)][: 2 if layer is layers[0] else 3]
         began = time.perf_counter()
         for _ in range(spec.data.subset // spec.batch_size):
-            for a, b, out in sides:
-                torch.bmm(a, b, out=out)
+            for left, right in sides:
+                linear(left, right)
         seconds += time.perf_counter() - began
     return seconds
 
