@@ -145,7 +145,7 @@ class Provenance:
             [
                 f"{networks}, {words['epochs'].format(ends)}{points}",
                 words["seed" if len(seeds) == 1 else "seeds"].format(_span(seeds)),
-                _span(run.provenance["hardware"] for run in runs),
+                ", ".join(sorted({run.provenance["hardware"] for run in runs})),
                 " – ".join(dict.fromkeys((days[0], days[-1]))),
             ]
         )

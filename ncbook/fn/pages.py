@@ -110,9 +110,9 @@ def seeds_text(seeds: int) -> str:
     return ONE_SEED if seeds == 1 else f"mean of {seeds} seeds, 95 % interval (Student's t)"
 
 
-def span(epochs: Iterable[int]) -> str:
-    """From the first to the last of some epochs: `53 to 55`, `300`."""
-    found = sorted(set(epochs))
+def span(numbers: Iterable[int]) -> str:
+    """From the least to the greatest: `53 to 55`, `300`."""
+    found = sorted(set(numbers))
     return f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
 
 
@@ -208,9 +208,10 @@ def scale_box(runs: Sequence[Run]) -> HTML:
     """What the page's numbers come from: scale against the paper's, seeds, hardware, precision, training time."""
     less = departures(runs)
     seeds = _of(runs, lambda spec: spec.seed)
+    consecutive = len(seeds) > 4 and seeds == list(range(seeds[0], seeds[-1] + 1))
     facts = [
         f"{counted(len(runs), 'network')} trained for {span(int(run.epochs[-1]) for run in runs)} epochs",
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)} (the paper, where it says: {paper.SEEDS} seeds)",
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {span(seeds) if consecutive else listing(seeds)} (the paper, where it says: {paper.SEEDS} seeds)",
         "hardware: " + listing(sorted({run.provenance["hardware"] for run in runs})),
         "precision: " + listing(sorted({run.provenance["dtype"] for run in runs})),
         "training time in all: " + pages.duration_text(sum(run.provenance["seconds"] for run in runs)),
