@@ -251,3 +251,15 @@ def test_figures_mark_runs_that_collapsed_and_those_that_did_not():
     triangles = [line.get_xydata() for line in onset.lines if line.get_marker() == "^"]
     assert np.allclose(triangles, [[[1, 80]]])
     assert not [line for line in star.lines if line.get_marker() == "^"]
+
+
+def test_many_runs_have_a_median_as_long_as_all_of_them_last():
+    rows = table([made_up(spec) for spec in baseline(range(7))])
+    last = rows.groupby("key")["epoch"].max().min()
+    (norms,) = plots.trajectories(rows, [plots.NORM], by="model").axes
+    *runs, median = [line for line in norms.lines if len(line.get_xdata()) > 2]
+    assert len(runs) == 7
+    assert median.get_xdata()[-1] == last < max(line.get_xdata()[-1] for line in runs)
+    assert median.get_ydata()[-1] == np.median(rows[rows["epoch"] == last]["feature_norm"])
+    few = plots.trajectories(rows[rows["seed"] < 6], [plots.NORM], by="model").axes[0]
+    assert len([line for line in few.lines if len(line.get_xdata()) > 2]) == 6

@@ -1,6 +1,7 @@
 """The figures that chapters of part two share, in the style of `ncbook.plots`, with English labels.
 
-Runs end at different epochs, so that trajectories are drawn run by run, never as a mean whose members change along the way.
+Runs end at different epochs, so that trajectories are drawn run by run, never as a mean whose members change along the way; a median
+is drawn only as long as all its runs last.
 """
 
 import itertools
@@ -29,6 +30,8 @@ _MARKERS = "osD^vP*"
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "0.2")
 _MARK = {"color": "0.4", "lw": 1.2}
 _SWITCH, _THRESHOLD, _PAPER = (0, (4, 2)), ":", "-."
+_FEW = 6  # lines of one colour that the eye can follow
+_LINE, _FAINT, _MEDIAN = {"lw": 1.3, "alpha": 0.85}, {"lw": 0.6, "alpha": 0.35}, {"lw": 2.4}
 
 
 def point_tick(value: float, _: int | None = None) -> str:
@@ -77,7 +80,7 @@ def trajectories(
     reported: float | None = None,
 ) -> Figure:
     """Each run's metrics over its epochs: a row for each panel, a line for each run, a colour for each value of the column `by`, or
-    for each series of a panel without one.
+    for each series of a panel without one. Where a value has many runs, lines are faint and a thick one is the median of its runs.
 
     table: of `sweep`; its switches are dashed vertical lines. onsets: of `onset.onsets` at `threshold`; marks each run's T_NC where the
     panel shows NC1 or the feature norm. threshold: a dotted line across NC1. since_switch: epochs count from the switch, those before it
@@ -88,7 +91,8 @@ def trajectories(
     levels = levels_of(table, by)
     colors, lines = level_colors(levels) if by else {None: CYCLE[1]}, level_lines(levels)
     switches = [] if since_switch else sorted(set(table["switch"].dropna()))
-    with mpl.rc_context(STYLE | {"lines.linewidth": 1.3}):
+    crowded = table.groupby(by)["key"].nunique().max() > _FEW if by else table["key"].nunique() > _FEW
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(FIGURE_WIDTH, FRAME_HEIGHT + PANEL_HEIGHT * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel in zip(axes, panels):
@@ -96,9 +100,12 @@ def trajectories(
             styles = {metric: (SOLID_FIRST[i], _SERIES[i] if several and not by else None) for i, metric in enumerate(panel.series)}
             for level in levels:
                 here = table[rows_with(table, panel.where | ({by: level} if by else {}))]
-                for _, run in here.groupby("key", sort=False):
-                    for metric, (style, color) in styles.items():
-                        ax.plot(run["x"], run[metric], color=color or colors[level], ls=style if several else lines[level], alpha=0.85)
+                for metric, (style, color) in styles.items():
+                    look = {"color": color or colors[level], "ls": style if several else lines[level]}
+                    for _, run in here.groupby("key", sort=False):
+                        ax.plot(run["x"], run[metric], **look, **(_FAINT if crowded else _LINE))
+                    if crowded:
+                        ax.plot(here.pivot(index="x", columns="key", values=metric).dropna().median(axis=1), **look, **_MEDIAN)
             if onsets is not None:
                 _mark_onsets(ax, panel, onsets, threshold, since_switch, {key: colors[level] for key, level in _keys(table, by)})
             for switch in switches:
@@ -115,6 +122,8 @@ def trajectories(
         axes[-1].set_xlabel("epochs after the switch" if since_switch else "epoch")
         shown = {metric for panel in panels for metric in panel.series}
         handles = [Line2D([], [], color=colors[level], ls=lines[level], label=label(level)) for level in levels if by]
+        if crowded:
+            handles.append(Line2D([], [], color="0.3", label="median while all runs last", **_MEDIAN))
         if switches:
             handles.append(Line2D([], [], ls=_SWITCH, label="change of loss", **_MARK))
         if threshold and METRIC in shown:
