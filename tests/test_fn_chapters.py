@@ -88,6 +88,16 @@ def test_recovery_is_the_ratio_to_the_mean_of_the_untouched_runs(scaled):
     assert said.startswith("When the norm first lay in the range") and said.endswith("in that range in 2 of 2 scaled runs.")
 
 
+def test_the_first_record_after_a_scaling_tells_how_much_of_it_is_left(scaled):
+    recovered = intervention.recovery(scaled)
+    changes = intervention.first_changes(recovered)
+    after = int(recovered[recovered["key"] == "b0"]["epoch"].iloc[1]) - 40
+    assert changes["after"].to_list() == [after] * 2
+    assert changes["change"].to_numpy() == pytest.approx(2 ** math.exp(-0.1 * after))
+    said = intervention.texts(onsets(scaled, 0.01), recovered, 0.08)["first"]
+    assert f"features × 2 at epoch 40: × {2 ** math.exp(-0.1 * after):.2f} [" in said and f"after {after} epochs" in said
+
+
 def test_an_intervention_without_untouched_onsets_is_not_tested(scaled):
     never = onsets(scaled, 1e-9)
     assert intervention.effect_rows(never, 0.08) == [["features × 2 at epoch 40", "0 of 2", *["n/a"] * 5]]

@@ -42,9 +42,9 @@ def _scaling(row: dict[str, Any]) -> str:
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
     """The norm of each run over the geometric mean of that of the untouched runs, from the scaling on, while all of these were observed.
 
-    Columns: key, scaling, seed, switch, factor, epoch, ratio; least, greatest: the untouched runs' own ratios then. A record at the
-    epoch of the scaling is from before it. Norms between records are interpolated, linearly in their logarithm. Untouched runs stand there
-    from the first scaling on; without any there is no row.
+    Columns: key, scaling, seed, switch, factor, epoch, ratio; after: epochs from the scaling; least, greatest: the untouched runs' own
+    ratios then. A record at the epoch of the scaling is from before it. Norms between records are interpolated, linearly in their
+    logarithm. Untouched runs stand there from the first scaling on; without any there is no row.
     """
     runs = list(trajectories(labelled(table)))
     untouched = [path for labels, path in runs if labels["scaling"] == UNTOUCHED and len(path.epochs)]
@@ -56,10 +56,9 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
         logs = np.array([np.interp(path.epochs[inside], other.epochs, np.log(other.norm)) for other in untouched])
         shared = {name: labels[name] for name in ("key", "scaling", "seed", "switch", "factor")}
         ratios = {"ratio": np.log(path.norm[inside]), "least": logs.min(0), "greatest": logs.max(0)}
-        frames.append(
-            pd.DataFrame({**shared, "epoch": path.epochs[inside], **{name: np.exp(log - logs.mean(0)) for name, log in ratios.items()}})
-        )
-    columns = ["key", "scaling", "seed", "switch", "factor", "epoch", "ratio", "least", "greatest"]
+        times = {"epoch": path.epochs[inside], "after": path.epochs[inside] - int(since)}
+        frames.append(pd.DataFrame({**shared, **times, **{name: np.exp(log - logs.mean(0)) for name, log in ratios.items()}}))
+    columns = ["key", "scaling", "seed", "switch", "factor", "epoch", "after", "ratio", "least", "greatest"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
@@ -71,13 +70,26 @@ def returns(recovered: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, run in recovered[recovered["factor"].notna()].groupby("key", sort=False):
-        up, at = run["factor"].iloc[0] > 1, run["epoch"].iloc[0]
-        after = run[run["epoch"] > at]
-        among = after["epoch"][after["ratio"] <= after["greatest"] if up else after["ratio"] >= after["least"]]
+        later = run[run["after"] > 0]
+        among = later["after"][later["ratio"] <= later["greatest"] if run["factor"].iloc[0] > 1 else later["ratio"] >= later["least"]]
         least, last, greatest = run[["least", "ratio", "greatest"]].iloc[-1]
         ends = {"last": last, "inside": least <= last <= greatest}
-        rows.append({"key": key, "scaling": run["scaling"].iloc[0], "back": among.min() - at, **ends})
+        rows.append({"key": key, "scaling": run["scaling"].iloc[0], "back": among.min(), **ends})
     return pd.DataFrame(rows, columns=["key", "scaling", "back", "last", "inside"])
+
+
+def first_changes(recovered: pd.DataFrame) -> pd.DataFrame:
+    """A row for each scaled run with a record at the epoch of the scaling and a later one: scaling, after, change.
+
+    after: from the scaling to the first later record; change: by what the ratio was multiplied, the factor if training did nothing.
+    """
+    rows = []
+    for _, run in recovered[recovered["factor"].notna()].groupby("key", sort=False):
+        before, later = run[run["after"] == 0], run[run["after"] > 0]
+        if len(before) and len(later):
+            change = later["ratio"].iloc[0] / before["ratio"].iloc[0]
+            rows.append({"scaling": run["scaling"].iloc[0], "after": later["after"].iloc[0], "change": change})
+    return pd.DataFrame(rows, columns=["scaling", "after", "change"])
 
 
 def effect_rows(onsets: pd.DataFrame, margin: float) -> list[list[str]]:
@@ -96,8 +108,8 @@ def effect_rows(onsets: pd.DataFrame, margin: float) -> list[list[str]]:
 
 
 def texts(onsets: pd.DataFrame, recovered: pd.DataFrame, margin: float) -> dict[str, str]:
-    """The chapter's sentences, to glue: verdicts, returns."""
-    return {"verdicts": _verdicts(onsets, margin), "returns": _returns(returns(recovered))}
+    """The chapter's sentences, to glue: verdicts, returns, first."""
+    return {"verdicts": _verdicts(onsets, margin), "returns": _returns(returns(recovered)), "first": _first(first_changes(recovered))}
 
 
 def _verdicts(onsets: pd.DataFrame, margin: float) -> str:
@@ -116,20 +128,39 @@ def _verdicts(onsets: pd.DataFrame, margin: float) -> str:
     return text
 
 
+def _first(changes: pd.DataFrame) -> str:
+    if changes.empty:
+        return "No run has a record at the epoch of its scaling and a later one."
+    parts = []
+    for scaling, runs in changes.groupby("scaling", sort=False):
+        logs = estimate(np.log(runs["change"]))
+        mean = Estimate(*np.exp(logs[:3]), logs.n)
+        parts.append(f"{scaling}: × {with_interval(mean, 2)} after {_epochs(runs['after'])}")
+    return (
+        "From the last record before the scaling to the first one after it the ratio would change by just the factor if training did nothing. "
+        f"In the geometric mean over the runs it changes thus: {'; '.join(parts)}."
+    )
+
+
 def _returns(returned: pd.DataFrame) -> str:
     if returned.empty:
         return "There is no untouched run to return to."
     parts = []
     for scaling, runs in returned.groupby("scaling", sort=False):
         known = runs["back"].dropna()
-        epochs = _span(known) if len(known) else ""
-        time = f"after {epochs} {'epoch' if epochs == '1' else 'epochs'}" if epochs else "in no run"
+        time = f"after {_epochs(known)}" if len(known) else "in no run"
         missing = f" ({counted(len(runs) - len(known), 'run')} never)" if 0 < len(known) < len(runs) else ""
         parts.append(f"{scaling}: {time}{missing}, the last ratio {_span(runs['last'], 2)}")
     return (
         f"When the norm first lay in the range of the untouched runs, or beyond it: {'; '.join(parts)}. "
         f"At the last common record it lies in that range in {returned['inside'].sum()} of {counted(len(returned), 'scaled run')}."
     )
+
+
+def _epochs(times: pd.Series) -> str:
+    """`1 epoch`, `3 to 5 epochs`."""
+    text = _span(times)
+    return f"{text} {'epoch' if text == '1' else 'epochs'}"
 
 
 def _span(values: pd.Series, digits: int = 0) -> str:
