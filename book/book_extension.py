@@ -138,12 +138,12 @@ def bench_text(results: list[dict[str, Any]]) -> str:
         f"stacks in {first['dtype']}"
     )
     paragraphs = [_bench_summary(first), f"Seconds for one epoch of all networks ({setting}):", table]
-    return "\n\n".join([*paragraphs, *(f"On another processor: {_bench_summary(other)}" for other in others)])
+    return "\n\n".join([*paragraphs, *(f"On another processor, and perhaps with older code: {_bench_summary(other)}" for other in others)])
 
 
 def _bench_summary(bench: dict[str, Any]) -> str:
     memory = bench["peak_memory_mb"]
-    made = f"{bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, PyTorch {bench['torch']}, {bench['date']}"
+    made = f"{bench['hardware']}, {bench['cores']} cores, Python {bench['python']}, PyTorch {bench['torch']}, {bench['date']}, commit {bench['commit']}"
     spread = f"median of {len(bench['rounds'])} rounds, {bench['ratio_min']:.2f} to {bench['ratio_max']:.2f}"
     text = f"**{bench['ratio_median']:.2f} times as fast** ({spread}; {made})"
     if "limit_median" in bench:

@@ -132,7 +132,11 @@ def test_performance_page_shows_the_measured_numbers(look) -> None:
     saved = json.loads((ROOT / "book" / "bench.json").read_text(encoding="utf-8"))
     prose = look("book/performance")[1280].prose
     for bench in (bench for results in saved.values() for bench in results):
-        assert f"{bench['ratio_median']:.2f} times as fast" in prose and bench["date"] in prose and bench["hardware"] in prose
+        assert (
+            f"{bench['ratio_median']:.2f} times as fast" in prose
+            and f"{bench['date']}, commit {bench['commit']})" in prose
+            and bench["hardware"] in prose
+        )
     for first, *_ in saved.values():
         assert all(f"{measured['stacked_seconds']:.1f}" in prose for measured in first["rounds"])
     for limited in saved["mlp"] + saved["mlp_bf16"]:

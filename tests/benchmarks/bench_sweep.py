@@ -18,6 +18,7 @@ import multiprocessing
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -200,6 +201,9 @@ def main() -> None:
         print(f"with the stacks' matrix products and nothing else the ratio would be {result['limit_median']} (median)")
     print(f"peak memory: one by one {memory['one_by_one']} MB, stacked {memory['stacked']} MB in {processes} processes")
     if options.save:
+        result["commit"] = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         saved = json.loads(options.save.read_text(encoding="utf-8")) if options.save.exists() else {}
         name = options.sweep if options.dtype == "float32" else f"{options.sweep}_{options.dtype}"
         others = [other for other in saved.get(name, []) if other["hardware"] != result["hardware"]]
