@@ -3,7 +3,7 @@
 A page whose front matter (or notebook metadata) says `lang: it` is marked as Italian for screen readers, and the buttons over its
 code are Italian. Where a page says {verdetto}`R01`, or in part two {verdict}`F01`, there stands the verdict on that claim, linked to its
 row; {it}`parola` marks a word as Italian. The front page has all verdicts in strips. The page on performance reads
-`{{ exp1_table }}` and its like, which are made here from what the benchmarks saved; that on re-execution `{{ aims_table }}`.
+`{{ exp1_results }}` and its like, which are made here from what the benchmarks saved; that on re-execution `{{ aims_table }}`.
 """
 
 import ast
@@ -179,8 +179,9 @@ def aims_table() -> str:
         chapter = find_chapter(name)
         specs = chapter_specs(chapter, given)
         there = sum((published / f"{spec.key}.npz").is_file() for spec in specs)
-        rows.append(f"| {chapter.title} | {there} of {len(specs)} | `{command('sweep', chapter, given)}` |")
-    return "\n".join(["| chapter | networks there | the rest |", "|:--|--:|:--|", *rows])
+        verb = "sweep" if there < len(specs) else "run"
+        rows.append(f"| {chapter.title} | {there} of {len(specs)} | `{command(verb, chapter, given)}` |")
+    return "\n".join(["| chapter | networks there | command |", "|:--|--:|:--|", *rows])
 
 
 def add_texts(app: Sphinx, config: Config) -> None:

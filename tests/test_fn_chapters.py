@@ -98,6 +98,14 @@ def test_the_first_record_after_a_scaling_tells_how_much_of_it_is_left(scaled):
     assert f"features × 2 at epoch 40: × {2 ** math.exp(-0.1 * after):.2f} [" in said and f"after {after} epochs" in said
 
 
+def test_times_count_from_the_scaling_where_its_epoch_is_not_recorded(scaled):
+    moved = scaled.assign(factor_epoch=scaled["factor_epoch"].where(scaled["factor"].isna(), 38))
+    recovered = intervention.recovery(moved)
+    assert recovered.loc[recovered["key"] == "b0", "after"].iloc[0] == 2
+    assert intervention.returns(recovered)["back"].to_list() == [2, 2]  # at epoch 40 they are still like the untouched ones
+    assert "No run has a record at the epoch of its scaling" in intervention.texts(onsets(moved, 0.01), recovered, 0.08)["first"]
+
+
 def test_an_intervention_without_untouched_onsets_is_not_tested(scaled):
     never = onsets(scaled, 1e-9)
     assert intervention.effect_rows(never, 0.08) == [["features × 2 at epoch 40", "0 of 2", *["n/a"] * 5]]
