@@ -8,14 +8,15 @@ for convolutional neural networks"; exact in real arithmetic), done tile by tile
 All constants are of the arrays' own type: numba computes float32 with whole numbers in float64.
 `conv3`, `batch_norm_relu` and `max_pool` choose these for float32 and float64 tensors on the CPU, and plain torch operations otherwise.
 
-On a CPU with AVX-512 `linear` takes float32 products over many inputs from oneDNN. MKL, behind `torch.bmm`, takes a slower way on AMD's
-processors: half as fast on one of family 26. No public function of torch leads to oneDNN in float32; the one called here is that of
-torch's own compiler.
+On AMD's processors with AVX-512 `linear` takes float32 products over many inputs from oneDNN: there MKL, behind `torch.bmm`, takes a slower
+way, half as fast on family 26; on one of Intel's it is the faster by a twentieth. No public function of torch leads to oneDNN in float32;
+the one called here is that of torch's own compiler.
 """
 
 import numba
 import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d, pad
@@ -26,7 +27,8 @@ from ncbook.vector import LINE_BYTES, ROWS, multiply, transform, transpose
 # The cache is renewed when this file changes, not when `ncbook.vector` does: after an edit there change this one, or delete __pycache__.
 _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.cpu.get_cpu_capability() == "AVX512" else None
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ONEDNN_IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX512" and get_host_cpu_name().startswith("znver")
 _MANY = 128  # inputs from which a product takes longer than the calls of oneDNN, one for each member
 
 _CHUNK = 1024  # elements summed in the tensor's own precision before they are added to a float64 total
@@ -103,7 +105,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Returns `[members, batch, outputs]`.
     """
-    if _ONEDNN and weight.shape[2] >= _MANY and x.dtype == torch.float32 and _has_kernel(x):
+    if _ONEDNN and _ONEDNN_IS_FASTER and weight.shape[2] >= _MANY and x.dtype == torch.float32 and _has_kernel(x):
         return _Linear.apply(x, weight, bias)
     return linear_plain(x, weight, bias)
 

@@ -381,7 +381,7 @@ def test_a_captured_step_equals_a_plain_one(members, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "one, dtype", [(spec("cnn1d", width=2), "float64"), (in_phases(WIDE), "float32")], ids=["float64 kernels", "oneDNN's products"]
+    "one, dtype", [(spec("cnn1d", width=2), "float64"), (in_phases(WIDE), "float32")], ids=["float64 kernels", "float32 products"]
 )
 def test_a_training_repeats_to_the_last_digit_wherever_its_arrays_lie(one, dtype):
     """With one thread, as a sweep's processes have it; what is kept between the trainings moves the later ones in memory."""
