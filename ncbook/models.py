@@ -108,6 +108,11 @@ class Stack(nn.Module, abc.ABC):
                     for tensor, value in ((module.weight, 1), (module.bias, 0), (module.running_mean, 0), (module.running_var, 1)):
                         tensor[member] = value
 
+    def multiplied(self) -> list[str]:
+        """Names of the parameters by which activations are multiplied: those of linear maps, biases included, and convolutions."""
+        products = [name for name, module in self.named_modules() if isinstance(module, (Conv1d, Conv2d, Linear))]
+        return [name for name, _ in self.named_parameters() if name.rpartition(".")[0] in products]
+
     def parameters_per_member(self) -> int:
         """Number of trained parameters of one network."""
         return sum(p.numel() for p in self.parameters()) // self.members

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, one_hot
 
 from ncbook import data, metrics, models
@@ -98,8 +99,15 @@ class StackTrainer:
         for p in self._parameters:
             p.data = self._flat[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
+        self._inputs, self._rounded = self._x, {}
+        if dtype == "bf16" and device == "cpu":
+            # Autocast would round them at every step, and widen their gradients; the optimiser does both in passing.
+            self._inputs = self._x.bfloat16()
+            self._rounded = {name: self.model.get_parameter(name).detach().bfloat16().requires_grad_() for name in self.model.multiplied()}
+        self._leaves = [self._rounded.get(name, p) for name, p in self.model.named_parameters()]
+        rounded = {i: leaf.detach().flatten() for i, leaf in enumerate(self._leaves) if leaf is not self._parameters[i]}
         sizes = [p[0].numel() for p in self._parameters]
-        self._optimizer = Optimizer(self._flat, sizes, [spec.optimizer for spec in specs])
+        self._optimizer = Optimizer(self._flat, sizes, [spec.optimizer for spec in specs], rounded=rounded)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
         self._recorded: list[int] = []
@@ -125,6 +133,9 @@ class StackTrainer:
         order = torch.stack([torch.randperm(points, generator=g, device=self.device) for g in self._generators])
         self.model.train()
         step = self._step if self.device.type == "cpu" else self._captured_step
+        with torch.no_grad():
+            for name, copy in self._rounded.items():  # what was restored or scaled since the last epoch is not rounded yet
+                copy.copy_(self.model.get_parameter(name))
         _allow_tf32(self.dtype == "tf32")
         for batch in order.split(self.spec.batch_size, dim=1):
             self._steps += 1
@@ -228,10 +239,11 @@ class StackTrainer:
     def _step(self, batch: Tensor) -> None:
         """One optimisation step on the points `batch` `[members, batch]`; the loss is the sum over members of each one's mean."""
         with self._autocast():
-            logits = self.model(self._x.index_select(0, batch.flatten()).unflatten(0, batch.shape))
+            x = self._inputs.index_select(0, batch.flatten()).unflatten(0, batch.shape)
+            logits = functional_call(self.model, self._rounded, x) if self._rounded else self.model(x)
         labels = self._noisy.gather(1, batch)
         loss = self._losses(logits.to(self._flat.dtype), labels).sum() / batch.shape[1]
-        gradients = torch.autograd.grad(loss, self._parameters)
+        gradients = torch.autograd.grad(loss, self._leaves)
         with torch.no_grad():
             self._optimizer.step(gradients)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 
 import numpy as np
 import plain
@@ -297,6 +298,32 @@ def test_bf16_trains_and_stays_close_to_float32():
     assert not np.array_equal(half["train_loss"], full["train_loss"])
 
 
+@pytest.mark.parametrize(
+    "one, fixture",
+    [
+        (in_phases(RELU, ADAM, switch=SwitchSpec(epoch=2), intervention=InterventionSpec(epoch=3, factor=2)), None),
+        (in_phases(RELU, SGD), None),
+        (in_phases(RESNET20, SGD), "small_cifar"),
+        (spec("cnn1d", width=3, optimizer=ADAM, epochs=3), None),
+    ],
+    ids=["MLP, Adam", "MLP, SGD", "ResNet-20", "1-D CNN"],
+)
+def test_weights_rounded_in_passing_are_those_that_autocast_rounds(one, fixture, request):
+    if fixture:
+        request.getfixturevalue(fixture)
+    members = [dataclasses.replace(one, seed=seed) for seed in (0, 1)]
+    ours, resumed, autocast = (StackTrainer(members, dtype="bf16") for _ in range(3))
+    autocast._inputs, autocast._rounded, autocast._leaves = autocast._x, {}, autocast._parameters
+    autocast._optimizer = Optimizer(autocast._flat, [p[0].numel() for p in autocast._parameters], [member.optimizer for member in members])
+    ours.run_epoch()
+    resumed.restore(ours.checkpoint())
+    for trainer in (ours, resumed, autocast):
+        while not trainer.done:
+            trainer.run_epoch()
+    assert torch.equal(ours._flat, autocast._flat)
+    assert torch.equal(resumed._flat, autocast._flat)
+
+
 @pytest.mark.parametrize("dtype", ["tf32", "float32"])
 def test_tf32_is_for_training_steps_alone(dtype, monkeypatch):
     """By default PyTorch rounds the convolutions on a GPU to TF32."""
@@ -328,6 +355,38 @@ def test_a_compiled_step_equals_the_one_in_torch_operations():
             way.step([block.view(len(specs), -1) for block in gradient.split([len(specs) * size for size in sizes])])
         assert torch.allclose(ways[0].parameters, ways[1].parameters, rtol=1e-12, atol=1e-14)
     assert (ways[0].parameters != start).all()
+
+
+def test_a_step_rounds_the_blocks_whose_gradients_are_rounded():
+    specs = [OptimizerSpec(**optimizer) for optimizer in (SGD, ADAM)]
+    generator, sizes = torch.Generator().manual_seed(0), (5, 3000, 12)
+    start = torch.randn(len(specs) * sum(sizes), generator=generator)
+    gradients = [torch.randn(len(specs) * size, generator=generator) for size in sizes]
+    gradients[1] = gradients[1].bfloat16()
+    gradients[1][7] = torch.nan
+    copy = torch.zeros(len(specs) * sizes[1], dtype=torch.bfloat16)
+    ways = [Optimizer(start.clone(), sizes, specs, rounded={1: copy}), Optimizer(start.clone(), sizes, specs, compiled=False)]
+    for step in (1, 2, 3):
+        for way, given in zip(ways, (gradients, [gradient.float() for gradient in gradients])):
+            way.prepare(step, [1.0, 0.5])
+            way.step(given)
+        assert torch.allclose(ways[0].parameters, ways[1].parameters, rtol=1e-6, atol=1e-6, equal_nan=True)
+    changed = ways[0].parameters.split([len(specs) * size for size in sizes])[1]
+    assert changed.isnan().sum() == 1
+    assert torch.allclose(copy, changed.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "values, nearest",
+    [([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8], [1, 1 + 2**-6, -1]), ([3.4e38, -3.4e38, 0.0], [math.inf, -math.inf, 0.0])],
+    ids=["halfway to the even one", "beyond the greatest"],
+)
+def test_parameters_are_rounded_as_the_processor_rounds_them(values, nearest):
+    start, copy = torch.tensor(values), torch.zeros(len(values), dtype=torch.bfloat16)
+    still = Optimizer(start.clone(), [len(values)], [OptimizerSpec(**SGD | dict(weight_decay=0.0))], rounded={0: copy})
+    still.prepare(1, [1.0])
+    still.step([torch.zeros_like(copy)])
+    assert torch.equal(still.parameters, start) and copy.tolist() == nearest
 
 
 @pytest.mark.parametrize(
