@@ -25,6 +25,7 @@ from ncbook.fn.experiments import (
     fn_conditions_specs,
     fn_depth_specs,
     fn_equilibrium_specs,
+    fn_full_scale_specs,
     fn_grid_specs,
     fn_intervention_specs,
     fn_weight_decay_specs,
@@ -151,6 +152,7 @@ CHAPTERS = {
         Chapter("fn_activation", "Activation: speed and norm", NOTEBOOKS / "fn_activation.ipynb", fn_activation_specs),
         Chapter("fn_weight_decay", "Weight decay: how many regimes?", NOTEBOOKS / "fn_weight_decay.ipynb", fn_weight_decay_specs),
         Chapter("fn_width", "Width: is wider faster?", NOTEBOOKS / "fn_width.ipynb", fn_width_specs),
+        Chapter("fn_full_scale", "On all images: activation and weight decay", NOTEBOOKS / "fn_full_scale.ipynb", fn_full_scale_specs),
         Chapter(
             "fn_conditions",
             "Training conditions: do they move the rate or the value?",

@@ -39,7 +39,7 @@ REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE, NOT_YET = VERDICTS = (
     "not yet at this scale",
 )
 HELD, FAILED, UNDECIDED = OUTCOMES = ("held", "failed", "undecided")
-SELECTABLE = ("data", "model", "optimizer", "width", "feature_dim", "epochs", "seed")
+SELECTABLE = ("data", "model", "optimizer", "width", "feature_dim", "activation", "weight_decay", "epochs", "seed")
 """By what a claim can restrict the runs of a chapter."""
 QUANTITIES = ("epochs", "seeds", "subset", "switch", "width")
 """What a scale is measured in; called as the parameters of chapters are."""
@@ -97,7 +97,8 @@ class Reads:
 
     def _chosen(self, spec: RunSpec) -> bool:
         values = {"data": spec.data.name, "model": spec.model.name, "optimizer": spec.optimizer.name, "width": spec.model.width}
-        values |= {"feature_dim": spec.model.feature_dim, "epochs": spec.epochs, "seed": spec.seed}
+        values |= {"feature_dim": spec.model.feature_dim, "activation": spec.model.activation}
+        values |= {"weight_decay": spec.optimizer.weight_decay, "epochs": spec.epochs, "seed": spec.seed}
         return all(values[name] in allowed for name, allowed in self.only.items())
 
 

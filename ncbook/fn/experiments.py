@@ -122,6 +122,22 @@ def fn_weight_decay_specs(weight_decays: list[float], data: str, subset: int, sw
     return _runs(_varied("optimizer", "weight_decay", distinct_values("weight_decays", weight_decays)), data, subset, switch, epochs, seeds)
 
 
+def fn_full_scale_specs(
+    activations: list[str],
+    weight_decays: list[float],
+    weight_decay_seeds: list[int],
+    data: str,
+    subset: int,
+    switch: int,
+    epochs: int,
+    seeds: list[int],
+) -> list[RunSpec]:
+    """The baseline with each activation and seed, and with each weight decay and each of `weight_decay_seeds`."""
+    course, decay_seeds = (data, subset, switch, epochs), distinct_values("weight_decay_seeds", weight_decay_seeds)
+    runs = [*fn_activation_specs(activations, *course, seeds), *fn_weight_decay_specs(weight_decays, *course, decay_seeds)]
+    return list({run.key: run for run in runs}.values())
+
+
 def fn_width_specs(widths: list[int], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:
     return _runs(_varied("model", "width", distinct_values("widths", widths)), data, subset, switch, epochs, seeds)
 

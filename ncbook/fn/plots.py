@@ -77,14 +77,14 @@ def trajectories(
     by: str | None = None,
     label: Callable[[Any], str] = str,
     since_switch: bool = False,
-    reported: float | None = None,
+    reported: float | Mapping[Any, float] | None = None,
 ) -> Figure:
     """Each run's metrics over its epochs: a row for each panel, a line for each run, a colour for each value of the column `by`, or
     for each series of a panel without one. Where a value has many runs, lines are faint and a thick one is the median of its runs.
 
     table: of `sweep`; its switches are dashed vertical lines. onsets: of `onset.onsets` at `threshold`; marks each run's T_NC where the
     panel shows NC1 or the feature norm. threshold: a dotted line across NC1. since_switch: epochs count from the switch, those before it
-    are left out. reported: the paper's fn*, a line across the feature norm.
+    are left out. reported: the paper's fn*, a line across the feature norm; or value of `by` -> fn*, a line in its colour for each.
     """
     start = table["switch"].fillna(0).astype(int)
     table = table.assign(x=table["epoch"] - start)[table["epoch"] > start] if since_switch else table.assign(x=table["epoch"])
@@ -113,7 +113,8 @@ def trajectories(
             if threshold and METRIC in panel.series:
                 ax.axhline(threshold, ls=_THRESHOLD, **_MARK)
             if reported and "feature_norm" in panel.series:
-                ax.axhline(reported, ls=_PAPER, **_MARK)
+                for level, value in reported.items() if isinstance(reported, Mapping) else [(None, reported)]:
+                    ax.axhline(value, ls=_PAPER, **_MARK | ({"color": colors[level]} if by and level in colors else {}))
             if several:
                 texts = zip(styles.values(), panel.series.values())
                 ax.legend(handles=[Line2D([], [], color=color or "0.3", ls=style, label=text) for (style, color), text in texts])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ncbook.analysis import Estimate, estimate
 from ncbook.fn.experiments import BASELINE, MARGIN
-from ncbook.fn.onset import summary, trajectories, where_all_collapse
+from ncbook.fn.onset import METRIC, trajectories, where_all_collapse
 from ncbook.fn.pages import (
     column_estimate,
     counted,
@@ -39,6 +39,7 @@ from ncbook.fn.statistics import (
     spread_over_conditions,
     variation_over_conditions,
 )
+from ncbook.simplex import collapsed_nc1_closed
 
 ONE_RUN = "one run a level, no interval"
 _WORDS = {"since_switch": "the time from the switch to collapse", "fn_star": "fn*"}
@@ -292,14 +293,16 @@ def threshold_texts(strict: pd.DataFrame, loose: pd.DataFrame, factor: Factor) -
 def endings(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
     """`onsets` with what the phase after the switch came to; NaN where it has no finite record.
 
-    Columns besides: nc1_least (the least NC1), norm_end (fn at the last record) and drift (its relative change over the `MARGIN` epochs
-    before that; NaN in shorter phases).
+    Columns besides: nc1_least (the least NC1), error_then (the training error at that record), norm_end (fn at the last record) and drift
+    (its relative change over the `MARGIN` epochs before that; NaN in shorter phases).
     """
     rows = []
     for labels, path in trajectories(table):
-        row = {"key": labels["key"], "nc1_least": math.nan, "norm_end": math.nan, "drift": math.nan}
+        row = {"key": labels["key"], "nc1_least": math.nan, "error_then": math.nan, "norm_end": math.nan, "drift": math.nan}
         if len(path.epochs):
-            row |= {"nc1_least": path.metric.min(), "norm_end": path.norm[-1], "drift": path.change_since(-MARGIN)}
+            least = path.metric.argmin()
+            row |= {"nc1_least": path.metric[least], "error_then": path.error[least]}
+            row |= {"norm_end": path.norm[-1], "drift": path.change_since(-MARGIN)}
         rows.append(row)
     return onsets.merge(pd.DataFrame(rows), on="key")
 
@@ -330,16 +333,49 @@ def ending_texts(ended: pd.DataFrame, factor: Factor) -> dict[str, str]:
     return {"falling": text, "ends_apart": range_text(ended, factor, "norm_end")}
 
 
+# The paper's scale: what keeps NC1 up, and where the norm goes
+
+CLASSES = 10
+"""Of every data set of part two."""
+
+
+def error_nc1(error: float) -> float:
+    """NC1 (trace) of features that are collapsed but for a share `error` of the images, which lie at the means of other classes."""
+    return collapsed_nc1_closed(error, CLASSES)
+
+
+def allowed_error(nc1: float) -> float:
+    """The training error at which `error_nc1` is `nc1`: the most that a network can make and come below."""
+    return (1 - 1 / math.sqrt(1 + nc1)) * (CLASSES - 1) / CLASSES
+
+
+def with_error_nc1(table: pd.DataFrame) -> pd.DataFrame:
+    """The tidy table with a column nc1_over_errors: NC1 over that which the training errors alone make; NaN where there are none."""
+    return table.assign(nc1_over_errors=table[METRIC] / error_nc1(table["train_error"].where(table["train_error"] > 0)))
+
+
+def rest_rows(ended: pd.DataFrame, factor: Factor) -> list[list[str]]:
+    """Rows for a table: level, runs; the least NC1, the training error then and the NC1 that it alone makes; fn at the end and its drift."""
+    rows = []
+    for level, cell in ended.groupby(factor.column):
+        least, alone, norm = (estimate(values).within(0) for values in (cell["nc1_least"], error_nc1(cell["error_then"]), cell["norm_end"]))
+        errors = percent_with_interval(estimate(cell["error_then"]).within(0))
+        drift = percent_with_interval(estimate(cell["drift"]), sign=True)
+        rest = [errors, with_interval(alone, 4), with_interval(norm), drift]
+        rows.append([factor.label(level), f"{len(cell)}", with_interval(least, 4), *rest])
+    return rows
+
+
 # Activation
 
 
-def beside_rows(onsets: pd.DataFrame, factor: Factor, reported: dict[Any, float]) -> list[list[str]]:
-    """Rows for a table: level, fn* with its coefficient of variation, the paper's fn* and the relative difference from it."""
+def beside_rows(onsets: pd.DataFrame, factor: Factor, reported: dict[Any, float], value: str = "fn_star") -> list[list[str]]:
+    """Rows for a table: level, a norm (by default fn*) with its coefficient of variation, the paper's fn* and the relative difference from
+    it."""
     rows = []
-    for row in summary(onsets, [factor.column]).to_dict("records"):
-        level = row[factor.column]
-        norms, theirs = onsets.loc[onsets[factor.column] == level, "fn_star"], reported.get(level, math.nan)
-        mean = column_estimate(row, "fn_star")
+    for level, cell in onsets.groupby(factor.column):
+        norms, theirs = cell[value], reported.get(level, math.nan)
+        mean = estimate(norms).within(0)
         apart = Estimate(*(value / theirs - 1 for value in mean[:3]), mean.n)
         variation = percent_with_interval(coefficient_of_variation(norms))
         rows.append([factor.label(level), with_interval(mean), variation, number(theirs, 2), percent_with_interval(apart, sign=True)])
