@@ -34,7 +34,14 @@ PRECISION = Path(__file__).with_name("precision.json")
 LEDGER = Path(__file__).with_name("claims.yml")
 VERDICTS = {"verdetto": "executed/verdetti", "verdict": "executed/fn_verdicts"}
 """By role: the page that derives the verdicts and has a row for each claim."""
-MARKS = {"reproduced": "✓", "partly reproduced": "◐", "not reproduced": "✗", "not testable": "–", "not yet at this scale": "…"}
+MARKS = {
+    "reproduced": "✓",
+    "partly reproduced": "◐",
+    "not reproduced": "✗",
+    "undecided": "?",
+    "not testable": "–",
+    "not yet at this scale": "…",
+}
 """By verdict: what stands for it where there is no room for words."""
 CODE_BUTTONS = {"en": ("Show the code", "Hide the code"), "it": ("Mostra il codice", "Nascondi il codice")}
 """By language: what unfolds the code of a cell, and what folds it again."""

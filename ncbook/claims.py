@@ -31,14 +31,15 @@ DOCUMENTS = {
     "fn_star": {"it": "L'articolo su fn*", "en": "The fn* paper"},
 }
 """What makes the claims: name in the ledger -> language -> what it is called."""
-REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE, NOT_YET = VERDICTS = (
+HELD, FAILED, UNDECIDED = OUTCOMES = ("held", "failed", "undecided")
+REPRODUCED, PARTLY, NOT_REPRODUCED, _, NOT_TESTABLE, NOT_YET = VERDICTS = (
     "reproduced",
     "partly reproduced",
     "not reproduced",
+    UNDECIDED,
     "not testable",
     "not yet at this scale",
 )
-HELD, FAILED, UNDECIDED = OUTCOMES = ("held", "failed", "undecided")
 SELECTABLE = ("data", "model", "optimizer", "width", "feature_dim", "activation", "weight_decay", "epochs", "seed")
 """By what a claim can restrict the runs of a chapter."""
 QUANTITIES = ("epochs", "seeds", "subset", "switch", "width")
@@ -190,13 +191,12 @@ class Result:
 def judge(outcomes: Iterable[str]) -> str:
     """The verdict on the outcomes of all cases, at sufficient scale.
 
-    Reproduced if all held; partly if some did; not reproduced if none did and one failed. Where no interval decides anything, more seeds
-    are needed: not yet at this scale.
+    Reproduced if all held; partly if some did; not reproduced if none did and one failed; undecided if no interval decides anything.
     """
     outcomes = list(outcomes)
     if HELD in outcomes:
         return REPRODUCED if set(outcomes) == {HELD} else PARTLY
-    return NOT_REPRODUCED if FAILED in outcomes else NOT_YET
+    return NOT_REPRODUCED if FAILED in outcomes else UNDECIDED
 
 
 def reaches(found: Found, scale: Scale) -> bool:

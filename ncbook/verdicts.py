@@ -17,7 +17,9 @@ from ncbook.measures import MEASURES
 from ncbook.pages import number, numbered_table, with_interval
 
 WORDS = {
-    "it": dict(zip(VERDICTS, ("riprodotta", "riprodotta in parte", "non riprodotta", "non verificabile", "non ancora decisa"))),
+    "it": dict(
+        zip(VERDICTS, ("riprodotta", "riprodotta in parte", "non riprodotta", "indecisa", "non verificabile", "non ancora a questa scala"))
+    ),
     "en": {verdict: verdict for verdict in VERDICTS},
 }
 """Language -> verdict -> how it is called."""
@@ -215,7 +217,7 @@ def reason_text(result: Result, language: str, *, command: bool = True) -> str:
         return claim.why[language]
     if result.found and claim.scale and not claims.reaches(result.found, claim.scale):
         parts = _shortfall(result, language, command)
-    elif result.verdict == claims.NOT_YET:
+    elif result.verdict == UNDECIDED:
         values = [case.value.mean for cases in result.cases for case in cases]
         missing = sum(map(math.isnan, values))
         kinds = {"seeds_decide": len(values) - missing, "unmeasured": missing}

@@ -194,8 +194,8 @@ def test_an_interval_holds_fails_or_decides_nothing(criterion, value, outcome):
         ([HELD, UNDECIDED], PARTLY),
         ([FAILED, FAILED], NOT_REPRODUCED),
         ([FAILED, UNDECIDED], NOT_REPRODUCED),
-        ([UNDECIDED], NOT_YET),
-        ([], NOT_YET),
+        ([UNDECIDED], UNDECIDED),
+        ([], UNDECIDED),
     ],
 )
 def test_the_verdict_follows_from_the_outcomes(outcomes, verdict):
@@ -261,7 +261,7 @@ def test_what_the_scale_lacks_is_the_reason(judged):
 def test_a_verdict_that_no_interval_carries_says_what_would(judged):
     enough = judged(PEAKED)
     across, unknown = (enough.cases[0][0]._replace(value=Estimate(mean, -1, 1, 3), outcome=claims.UNDECIDED) for mean in (0.1, math.nan))
-    result = dataclasses.replace(enough, cases=((across, unknown), (unknown,)), verdict=NOT_YET)
+    result = dataclasses.replace(enough, cases=((across, unknown), (unknown,)), verdict=UNDECIDED)
     assert verdicts.reason_text(result, "en") == (
         "No interval decides; across the border, so that more seeds are needed: 1 of 3; "
         "not measurable, as it happens in too few runs: 2 of 3."
@@ -445,7 +445,7 @@ def test_no_page_names_a_verdict_by_itself(path: Path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
-    italian = r"\b(?:non |in parte )?(?:riprodott[aeio]|verificabil[ei])\b|\bnon ancora decis[aeio]\b"
+    italian = r"\b(?:non |in parte )?(?:riprodott[aeio]|verificabil[ei])\b|\bindecis[aeio]\b|\bnon ancora a questa scala\b"
     named = re.findall(rf"{italian}|\b(?:not |partly )?reproduced\b|\bnot testable\b|\bnot yet at this scale\b", text, re.IGNORECASE)
     assert named == []
 

@@ -207,6 +207,18 @@ def test_nc1_of_errors_is_that_of_features_collapsed_on_the_classes_that_are_see
     assert table["nc1_over_errors"].iloc[0] == pytest.approx(2) and math.isnan(table["nc1_over_errors"].iloc[1])
 
 
+def test_nc1_over_that_of_errors_is_told_of_the_second_half_after_the_switch():
+    runs = [history(f"{depth}-{seed}", depth, 0.01).assign(train_error=0.01) for depth in (1, 3) for seed in (0, 1)]
+    table = pd.concat(runs)
+    late = table["epoch"] > 55
+    table["nc1_trace_ratio_clean"] = (
+        sweeps.error_nc1(0.01) * table["depth"].where(late, 50) * np.where(table["key"].str.endswith("1"), 1.2, 1)
+    )
+    said = sweeps.over_errors_text(sweeps.with_error_nc1(table), DEPTH)
+    assert re.fullmatch(r"1\.10 \[0\.00, 2\.37\] at depth 1 and 3\.30 \[0\.00, 7\.11\] at depth 3", said)
+    assert sweeps.over_errors_text(sweeps.with_error_nc1(table.assign(train_error=0.0)), DEPTH) == "n/a at depth 1 and n/a at depth 3"
+
+
 def test_levels_whose_norm_still_falls_are_named():
     ended = made_up(DEPTH, {1: around(100), 3: around(100)})
     drifts = [-0.02, -0.021, -0.019, -0.001, 0.001, 0]
