@@ -45,7 +45,7 @@ class Optimizer:
 
         `rounded`: of the blocks whose gradients come in bfloat16, a bfloat16 tensor each, `[members * sizes[block]]`, to which a step
         writes the new parameters; only for compiled steps and parameters in float32. `compiled`: whether steps are compiled, by default
-        where the parameters are on the CPU.
+        where the parameters are on the CPU. Raises `ValueError` for `rounded` without compiled steps.
         """
         self.parameters = parameters
         self.state = [torch.zeros_like(parameters), torch.zeros_like(parameters)]
@@ -63,6 +63,8 @@ class Optimizer:
             self._others = [block for block in range(len(sizes)) if block not in self._copies]
             starts = np.cumsum([0, *sizes]) * len(specs)
             self._starts = [starts[list(blocks)] for blocks in (self._others, self._copies)]
+        elif rounded:
+            raise ValueError(f"rounded: {len(rounded)} blocks, but only compiled steps, on the CPU, round; leave it out.")
         else:
             member = np.repeat(np.tile(np.arange(len(specs)), len(sizes)), np.repeat(sizes, len(specs)))
             self._member = torch.from_numpy(member).to(parameters.device)

@@ -6,11 +6,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from ncbook import metrics
 from ncbook.analysis import estimate
 from ncbook.fn import phases, sweeps
 from ncbook.fn.experiments import MARGIN
@@ -183,40 +181,6 @@ def test_the_drift_is_the_change_over_the_last_epochs_and_unknown_in_short_phase
     assert ended.loc["rests", "drift"] == pytest.approx(0) and math.isnan(ended.loc["short", "drift"])
     assert ended.loc["falls", "norm_end"] == pytest.approx(10 * math.exp(-1))
     assert ended.loc["falls", "nc1_least"] == pytest.approx(math.exp(-10))
-
-
-def test_the_error_then_is_that_of_the_record_with_the_least_nc1():
-    table = history("turns", 1, 0.01)
-    table.loc[table["epoch"] == 60, "nc1_trace_ratio_clean"] = 1e-6
-    ended = sweeps.endings(table.assign(train_error=table["epoch"] / 1000), onsets(table, 1e-9)).iloc[0]
-    assert ended["nc1_least"] == 1e-6 and ended["error_then"] == pytest.approx(0.06)
-
-
-@pytest.mark.parametrize("error", [0.002, 0.01, 0.1])
-def test_nc1_of_errors_is_that_of_features_collapsed_on_the_classes_that_are_seen(error):
-    """Of each class a share is seen as others, as much as each of the nine."""
-    labels = torch.arange(10).repeat_interleave(9000).view(10, 9000)
-    seen, erring = labels.clone(), round(9000 * error)
-    seen[:, :erring] = (labels[:, :erring] + 1 + torch.arange(erring) % 9) % 10
-    features = torch.eye(10, dtype=torch.float64)[seen.flatten()] + 3
-    share, labels = erring / 9000, labels.flatten()
-    measured = metrics.nc1_trace_ratio(features, labels).item()
-    assert sweeps.error_nc1(share) == pytest.approx(measured, rel=1e-9)
-    assert sweeps.allowed_error(measured) == pytest.approx(share, rel=1e-9)
-    table = sweeps.with_error_nc1(pd.DataFrame({"nc1_trace_ratio_clean": [2 * measured, 0.1], "train_error": [share, 0.0]}))
-    assert table["nc1_over_errors"].iloc[0] == pytest.approx(2) and math.isnan(table["nc1_over_errors"].iloc[1])
-
-
-def test_nc1_over_that_of_errors_is_told_of_the_second_half_after_the_switch():
-    runs = [history(f"{depth}-{seed}", depth, 0.01).assign(train_error=0.01) for depth in (1, 3) for seed in (0, 1)]
-    table = pd.concat(runs)
-    late = table["epoch"] > 55
-    table["nc1_trace_ratio_clean"] = (
-        sweeps.error_nc1(0.01) * table["depth"].where(late, 50) * np.where(table["key"].str.endswith("1"), 1.2, 1)
-    )
-    said = sweeps.over_errors_text(sweeps.with_error_nc1(table), DEPTH)
-    assert re.fullmatch(r"1\.10 \[0\.00, 2\.37\] at depth 1 and 3\.30 \[0\.00, 7\.11\] at depth 3", said)
-    assert sweeps.over_errors_text(sweeps.with_error_nc1(table.assign(train_error=0.0)), DEPTH) == "n/a at depth 1 and n/a at depth 3"
 
 
 def test_levels_whose_norm_still_falls_are_named():

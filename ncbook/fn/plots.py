@@ -114,7 +114,8 @@ def trajectories(
                 ax.axhline(threshold, ls=_THRESHOLD, **_MARK)
             if reported and "feature_norm" in panel.series:
                 for level, value in reported.items() if isinstance(reported, Mapping) else [(None, reported)]:
-                    ax.axhline(value, ls=_PAPER, **_MARK | ({"color": colors[level]} if by and level in colors else {}))
+                    if level is None or level in colors:
+                        ax.axhline(value, ls=_PAPER, **_MARK | ({} if level is None else {"color": colors[level]}))
             if several:
                 texts = zip(styles.values(), panel.series.values())
                 ax.legend(handles=[Line2D([], [], color=color or "0.3", ls=style, label=text) for (style, color), text in texts])

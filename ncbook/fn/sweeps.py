@@ -15,9 +15,8 @@ import pandas as pd
 
 from ncbook.analysis import Estimate, estimate
 from ncbook.fn.experiments import BASELINE, MARGIN
-from ncbook.fn.onset import METRIC, trajectories, where_all_collapse
+from ncbook.fn.onset import trajectories, where_all_collapse
 from ncbook.fn.pages import (
-    MISSING,
     column_estimate,
     counted,
     crossed_text,
@@ -40,7 +39,6 @@ from ncbook.fn.statistics import (
     spread_over_conditions,
     variation_over_conditions,
 )
-from ncbook.simplex import collapsed_nc1_closed
 
 ONE_RUN = "one run a level, no interval"
 _WORDS = {"since_switch": "the time from the switch to collapse", "fn_star": "fn*"}
@@ -294,16 +292,14 @@ def threshold_texts(strict: pd.DataFrame, loose: pd.DataFrame, factor: Factor) -
 def endings(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
     """`onsets` with what the phase after the switch came to; NaN where it has no finite record.
 
-    Columns besides: nc1_least (the least NC1), error_then (the training error at that record), norm_end (fn at the last record) and drift
-    (its relative change over the `MARGIN` epochs before that; NaN in shorter phases).
+    Columns besides: nc1_least (the least NC1), norm_end (fn at the last record) and drift (its relative change over the `MARGIN` epochs
+    before that; NaN in shorter phases).
     """
     rows = []
     for labels, path in trajectories(table):
-        row = {"key": labels["key"], "nc1_least": math.nan, "error_then": math.nan, "norm_end": math.nan, "drift": math.nan}
+        row = {"key": labels["key"], "nc1_least": math.nan, "norm_end": math.nan, "drift": math.nan}
         if len(path.epochs):
-            least = path.metric.argmin()
-            row |= {"nc1_least": path.metric[least], "error_then": path.error[least]}
-            row |= {"norm_end": path.norm[-1], "drift": path.change_since(-MARGIN)}
+            row |= {"nc1_least": path.metric.min(), "norm_end": path.norm[-1], "drift": path.change_since(-MARGIN)}
         rows.append(row)
     return onsets.merge(pd.DataFrame(rows), on="key")
 
@@ -332,49 +328,6 @@ def ending_texts(ended: pd.DataFrame, factor: Factor) -> dict[str, str]:
     else:
         text = f"at none of {counted(len(known), 'level')} does the interval of the drift lie below 0"
     return {"falling": text, "ends_apart": range_text(ended, factor, "norm_end")}
-
-
-# The paper's scale: what keeps NC1 up, and where the norm goes
-
-CLASSES = 10
-"""Of every data set of part two."""
-
-
-def error_nc1(error: float) -> float:
-    """NC1 (trace) of features that are collapsed but for a share `error` of the images, which lie at the means of other classes."""
-    return collapsed_nc1_closed(error, CLASSES)
-
-
-def allowed_error(nc1: float) -> float:
-    """The training error at which `error_nc1` is `nc1`: the most that a network can make and come below."""
-    return (1 - 1 / math.sqrt(1 + nc1)) * (CLASSES - 1) / CLASSES
-
-
-def with_error_nc1(table: pd.DataFrame) -> pd.DataFrame:
-    """The tidy table with a column nc1_over_errors: NC1 over that which the training errors alone make; NaN where there are none."""
-    return table.assign(nc1_over_errors=table[METRIC] / error_nc1(table["train_error"].where(table["train_error"] > 0)))
-
-
-def over_errors_text(table: pd.DataFrame, factor: Factor) -> str:
-    """The median of nc1_over_errors, of `with_error_nc1`, in the second half of each run's records after the switch: `1.6 [1.2, 2.0]
-    with GELU, 0.93 [0.90, 0.96] with ReLU`, a mean over the runs of each level."""
-    after = table[table["epoch"] > table["switch"].fillna(0).astype(int)]
-    late = after[after.groupby("key").cumcount() >= after.groupby("key")["key"].transform("size") / 2]
-    medians = late.groupby([factor.column, "key"])["nc1_over_errors"].median()
-    texts = [f"{with_interval(estimate(values).within(0), 2)} {factor.at(level)}" for level, values in medians.groupby(level=factor.column)]
-    return listing(texts) or MISSING
-
-
-def rest_rows(ended: pd.DataFrame, factor: Factor) -> list[list[str]]:
-    """Rows for a table: level, runs; the least NC1, the training error then and the NC1 that it alone makes; fn at the end and its drift."""
-    rows = []
-    for level, cell in ended.groupby(factor.column):
-        least, alone, norm = (estimate(values).within(0) for values in (cell["nc1_least"], error_nc1(cell["error_then"]), cell["norm_end"]))
-        errors = percent_with_interval(estimate(cell["error_then"]).within(0))
-        drift = percent_with_interval(estimate(cell["drift"]), sign=True)
-        rest = [errors, with_interval(alone, 4), with_interval(norm), drift]
-        rows.append([factor.label(level), f"{len(cell)}", with_interval(least, 4), *rest])
-    return rows
 
 
 # Activation
