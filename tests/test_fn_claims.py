@@ -355,3 +355,10 @@ def test_altered_runs_alter_the_executed_page_of_verdicts(tmp_path, own_store, s
     values = [float(store.load(spec.key).metrics[metric][-1]) for spec in specs]
     number = verdicts.value_text(estimate(values), language)
     assert number in after and number in altered_row and number not in row
+
+
+def test_a_claim_can_be_restricted_to_an_activation_or_a_weight_decay():
+    """The page on all images has both groups; the baseline stands in each."""
+    activations, decays = (claims.Reads("fn_full_scale", only).specs() for only in ({"weight_decay": [1e-4]}, {"activation": ["relu"]}))
+    assert {spec.optimizer.weight_decay for spec in activations} == {1e-4} and len({spec.model.activation for spec in activations}) == 3
+    assert {spec.model.activation for spec in decays} == {"relu"} and len({spec.optimizer.weight_decay for spec in decays}) > 3

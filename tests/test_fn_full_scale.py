@@ -9,6 +9,7 @@ import torch
 
 from ncbook import metrics
 from ncbook.fn import full_scale
+from ncbook.fn import plots as fn_plots
 from ncbook.fn.onset import onsets
 from ncbook.fn.sweeps import DEPTH
 from ncbook.simplex import collapsed_nc1_closed
@@ -80,3 +81,12 @@ def test_a_run_without_a_record_after_the_switch_keeps_its_row():
     gone = history("gone", 1).assign(feature_norm=math.nan)
     found = phase(gone, history("there", 1)).set_index("key")
     assert found.loc["gone", ["nc1_least", "norm_late", "change"]].isna().all() and found.loc["there", "norm_late"] == 1
+
+
+def test_the_papers_norms_are_drawn_in_the_colours_of_the_levels_that_are_shown():
+    table = pd.concat([history("a", 1), history("b", 3)])
+    (ax,) = fn_plots.trajectories(table, [fn_plots.NORM], by="depth", reported={1: 0.5, 3: 0.7, 8: 0.9}).axes
+    levels = {
+        line.get_ydata()[0]: line.get_color() for line in ax.lines if len(set(line.get_xdata())) == 2 and line.get_linestyle() == "-."
+    }
+    assert levels == {0.5: fn_plots.level_colors([1, 3])[1], 0.7: fn_plots.level_colors([1, 3])[3]}

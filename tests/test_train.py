@@ -371,6 +371,8 @@ def test_a_step_rounds_the_blocks_whose_gradients_are_rounded():
             way.prepare(step, [1.0, 0.5])
             way.step(given)
         assert torch.allclose(ways[0].parameters, ways[1].parameters, rtol=1e-6, atol=1e-6, equal_nan=True)
+    with pytest.raises(ValueError, match="rounded: 1 blocks, but only compiled steps"):
+        Optimizer(start, sizes, specs, rounded={1: copy}, compiled=False)
     changed = ways[0].parameters.split([len(specs) * size for size in sizes])[1]
     assert changed.isnan().sum() == 1
     assert torch.allclose(copy, changed.bfloat16(), rtol=0, atol=0, equal_nan=True)
@@ -387,6 +389,14 @@ def test_parameters_are_rounded_as_the_processor_rounds_them(values, nearest):
     still.prepare(1, [1.0])
     still.step([torch.zeros_like(copy)])
     assert torch.equal(still.parameters, start) and copy.tolist() == nearest
+
+
+def test_a_parameter_that_is_nan_in_all_its_bits_stays_nan_when_rounded():
+    start, copy = torch.tensor([2**31 - 1, -1], dtype=torch.int32).view(torch.float32), torch.zeros(2, dtype=torch.bfloat16)
+    lost = Optimizer(start, [2], [OptimizerSpec(**SGD)], rounded={0: copy})
+    lost.prepare(1, [1.0])
+    lost.step([torch.zeros_like(copy)])
+    assert copy.isnan().all()
 
 
 @pytest.mark.parametrize(

@@ -48,16 +48,16 @@ def late_phase(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
             late, last = passed >= 1 / 2, passed >= 3 / 4
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratios = path.metric[late] / error_nc1(path.error[late])
+                change = _median(path.norm[last]) / _median(path.norm[late & ~last]) - 1
             row |= {"nc1_least": path.metric.min(), "nc1_late": np.median(path.metric[late]), "error_late": np.median(path.error[late])}
-            row |= {"norm_late": np.median(path.norm[late]), "over_errors": _median(ratios[~np.isnan(ratios)])}
-            row |= {"change": _median(path.norm[last]) / _median(path.norm[late & ~last]) - 1}
+            row |= {"norm_late": np.median(path.norm[late]), "over_errors": _median(ratios[~np.isnan(ratios)]), "change": change}
         rows.append(row)
     columns = ["key", "nc1_least", "nc1_late", "error_late", "norm_late", "over_errors", "change"]
     return onsets.merge(pd.DataFrame(rows, columns=columns), on="key")
 
 
 def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if len(values) else math.nan
+    return np.median(values) if len(values) else math.nan
 
 
 def _by_level(found: pd.DataFrame, factor: Factor, column: str, least: float = 0, most: float = math.inf) -> dict[Any, Estimate]:
