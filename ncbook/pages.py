@@ -21,6 +21,8 @@ from ncbook.store import Run
 
 MISSING = "n.d."
 ONE_SEED = "un solo seme, nessun intervallo"
+READABLE = 10_000
+"""The largest upper end of an interval that is printed around a value below it."""
 
 
 def number(value: float, digits: int = 3, *, sign: bool = False) -> str:
@@ -65,14 +67,16 @@ def listing(items: Iterable) -> str:
 def with_interval(value: Estimate, digits: int = 3, *, sign: bool = False) -> str:
     """`0,153 [0,140; 0,166]`; the mean alone where there is no interval. Small values get more than `digits` places: two that count.
 
-    No places: whole numbers.
+    No places: whole numbers. Of an end beyond `READABLE` only that is said: few runs can give one of millions.
     """
     if digits and (size := max((abs(part) for part in value[:3] if math.isfinite(part)), default=0)):
         digits = min(max(digits, 1 - math.floor(math.log10(size))), 6)
     mean = number(value.mean, digits, sign=sign)
     if not math.isfinite(value.low):
         return mean
-    return f"{mean} [{number(value.low, digits, sign=sign)}; {number(value.high, digits, sign=sign)}]"
+    beyond = abs(value.mean) < READABLE < value.high < math.inf
+    high = f"> {number(READABLE, 0)}" if beyond else number(value.high, digits, sign=sign)
+    return f"{mean} [{number(value.low, digits, sign=sign)}; {high}]"
 
 
 def seeds_text(counts: Iterable[int]) -> str:

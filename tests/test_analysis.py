@@ -198,6 +198,8 @@ def test_numbers_are_written_the_italian_way(value, digits, sign, text):
 def test_words_of_intervals_and_seeds():
     assert pages.with_interval(Estimate(0.1, 0.05, 0.15, 3), 2) == "0,10 [0,05; 0,15]"
     assert pages.with_interval(estimate([0.1]), 2) == "0,10"
+    assert pages.with_interval(Estimate(1.067, 0.481, 1_717_064.4, 3)) == "1,067 [0,481; > 10.000]"
+    assert pages.with_interval(Estimate(20_000, 10_000, 30_000, 3), 0) == "20.000 [10.000; 30.000]"
     assert pages.with_interval(Estimate(0.00012, -0.0002, 0.00044, 3), sign=True) == "+0,00012 [−0,00020; +0,00044]"
     assert pages.seeds_text([1, 1]) == "un solo seme, nessun intervallo"
     assert pages.seeds_text([3, 3]) == "media di 3 semi, intervallo al 95 % (t di Student)"

@@ -263,7 +263,7 @@ def test_a_verdict_that_no_interval_carries_says_what_would(judged):
     across, unknown = (enough.cases[0][0]._replace(value=Estimate(mean, -1, 1, 3), outcome=claims.UNDECIDED) for mean in (0.1, math.nan))
     result = dataclasses.replace(enough, cases=((across, unknown), (unknown,)), verdict=UNDECIDED)
     assert verdicts.reason_text(result, "en") == (
-        "No interval decides; across the border, so that more seeds are needed: 1 of 3; "
+        "No interval decides; across the border, so that more seeds or, where conditions are compared, more conditions are needed: 1 of 3; "
         "not measurable, as it happens in too few runs: 2 of 3."
     )
     assert "servono più semi" not in verdicts.reason_text(dataclasses.replace(result, cases=((unknown,),)), "it")

@@ -207,6 +207,25 @@ def test_norms_at_levels_are_shares_of_the_final_norm():
     assert found.loc[0.01, "norm"] == ends["fn_star"].item()
 
 
+def test_scatter_is_compared_over_the_runs_that_pass_every_level():
+    """Two runs differ by a factor of two throughout, a third passes the first level only."""
+    levels = pd.DataFrame(
+        [
+            (key, setting, level, norm * share, share)
+            for key, setting, norm in (("a", "x", 1.0), ("b", "y", 2.0))
+            for level, share in ((0.1, 3), (0.01, 2))
+        ]
+        + [("c", "z", 0.1, 40.0, 4)],
+        columns=["key", "setting", "level", "norm", "share"],
+    )
+    said = settled._own_levels(levels)
+    assert "3.33 at NC1 = 0.1 (3 runs) and 2.00 at NC1 = 0.01 (2 runs)" in said
+    assert said.endswith(
+        "Over the 2 runs, of 2 settings, that pass all of them, the coefficient of variation of the norm is 47.1 % at 0.1, 47.1 % at 0.01 and 47.1 % at the end."
+    )
+    assert "cannot be compared" in settled._own_levels(levels[levels["key"] != "b"])
+
+
 def test_runs_without_a_reference_have_no_prediction():
     table = settled.labelled(make_run("a", weight_decay=1e-3))
     ends = settled.predicted(settled.settled(table))

@@ -126,6 +126,14 @@ def test_a_level_counts_as_collapsing_if_every_run_of_it_does():
     assert variation.mean == pytest.approx(0) and variation.n == 3
 
 
+def test_a_mean_over_collapsing_levels_counts_each_once_and_has_no_interval_over_one():
+    quick, slow = runs(0.05, decay=0.0, weight_decay=1e-4), runs(0.05, (0, 1), decay=0.0, norm=6.0, weight_decay=1e-3)
+    found = cases("at_onset", quick, slow, value="fn_star", collapsing="weight_decay")["all runs"]
+    assert found == pytest.approx(estimate([3, 6])._replace(n=5)) and found.low < 3
+    alone = cases("at_onset", quick, value="fn_star", collapsing="weight_decay")["all runs"]
+    assert alone.mean == pytest.approx(3) and math.isnan(alone.low) and alone.n == 3
+
+
 def test_final_norms_are_compared_whether_or_not_runs_collapse():
     slow = runs(1e-4, depth=1), runs(1e-4, norm=1.5, depth=2)
     arguments = dict(column="depth", pairs=[[1, 2]])

@@ -77,6 +77,42 @@ def test_a_level_whose_ratio_is_infinite_in_one_run_has_no_mean():
     assert full_scale.late_text(found, DEPTH, "over_errors") == "n/a"
 
 
+def test_a_run_whose_features_become_one_point_is_counted_and_averaged_nowhere():
+    gone = history("gone", 1, norm=1e-3)
+    gone.loc[gone["epoch"] == LAST, "nc1_trace_ratio_clean"] = math.nan
+    found = phase(gone, history("there", 1, norm=2))
+    (row,) = full_scale.late_rows(found, DEPTH)
+    assert row[1] == "2 (1 one point)" and row[6] == "2.000"
+    assert full_scale.late_text(found, DEPTH, "norm_late") == "2.00 at depth 1"
+
+
+def crossing(key, depth, before):
+    """A run that errs on the share `before` until, at epoch 60, NC1 falls to nearly nothing; None: it fits and does not fall so far."""
+    run = history(key, depth, ratio=1 if before is None else 1e-6, norm=2.0, fall=0.5)
+    return run.assign(train_error=np.where(run["epoch"] < 60, before or 0, 0.0))
+
+
+def test_the_training_error_at_the_onset_stands_beside_it():
+    table = pd.concat([crossing("a", 1, 0.3), crossing("b", 1, 0.1), crossing("c", 3, None)])
+    found = onsets(table, 1e-4)
+    errors = found.set_index("key")["error_at_onset"]
+    share = 60 - found["T_NC"][0]  # of the error before is left, between the records at 59 and 60
+    assert errors.tolist() == pytest.approx([0.3 * share, 0.1 * share, math.nan], nan_ok=True) and 0 < share < 1
+    once, never = full_scale.onset_rows(found, DEPTH)
+    assert once[-1] == f"{10 * share:.2f} to {30 * share:.2f}" and never[-1] == "n/a" and never[1] == "0 of 1"
+    assert full_scale.collapse_span(found, "fn_star") == "from 2.00 to 2.00, 1.0 times as much"
+    assert full_scale.collapse_span(found[found["key"] == "c"], "fn_star") == "n/a"
+
+
+def test_it_is_counted_who_fell_below_a_norm_while_fitting_and_who_of_these_collapsed():
+    erring = history("e", 3, norm=2.0, fall=0.5, error=0.2)
+    table = pd.concat([crossing("a", 1, 0.3), crossing("c", 1, None), history("d", 1, norm=2.0), erring])
+    found = onsets(table, 1e-4)
+    passed, none = (full_scale.passed_text(table, found, {1: norm, 3: norm}, DEPTH) for norm in (1.5, 0.5))
+    assert passed == "2 of 3 runs at depth 1 and 0 of 1 run at depth 3; 1 of these 2 collapsed"
+    assert none == "0 of 3 runs at depth 1 and 0 of 1 run at depth 3"
+
+
 def test_a_run_without_a_record_after_the_switch_keeps_its_row():
     gone = history("gone", 1).assign(feature_norm=math.nan)
     found = phase(gone, history("there", 1)).set_index("key")

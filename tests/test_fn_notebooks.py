@@ -32,7 +32,7 @@ VALUES = {
     "fn_depth": TOY | {"depths": [1, 5]},
     "fn_activation": TOY | {"activations": ["relu", "gelu"]},
     "fn_weight_decay": TOY | {"weight_decays": [0.0, 1e-4, 1e-2]},
-    "fn_full_scale": TOY | {"activations": ["relu", "tanh"], "weight_decays": [1e-4, 1e-2], "weight_decay_seeds": [0]},
+    "fn_full_scale": TOY | {"activations": ["relu", "tanh"], "weight_decays": [1e-4, 1e-2]},
     "fn_width": TOY | {"widths": [64]},
     "fn_conditions": TOY | {"learning_rates": [3e-4, 1e-3], "batch_sizes": [64], "optimizers": ["sgd 0.05"]},
     "fn_intervention": TOY | {"delays": [8]},

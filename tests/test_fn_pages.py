@@ -36,7 +36,7 @@ def baseline(seeds=(0, 1), **changes):
         (pages.with_interval(Estimate(1.038, 0.998, 1.078, 9)), "1.038 [0.998, 1.078]"),
         (pages.with_interval(Estimate(1234.5, math.nan, math.nan, 1), 1), "1,234.5"),
         (pages.percent_with_interval(Estimate(0.064, 0.043, math.inf, 9)), "6.4 % [4.3 %, no bound]"),
-        (pages.percent_with_interval(Estimate(0.5, 0.25, 1.7e6, 3)), "50 % [25 %, above 10,000 %]"),
+        (pages.percent_with_interval(Estimate(0.5, 0.25, 1.7e6, 3)), "50 % [25 %, > 10,000 %]"),
         (pages.percent_with_interval(Estimate(42, 0.25, 100.0, 3)), "4,200 % [25 %, 10,000 %]"),
         (pages.p_value(2e-7), "p < 0.001"),
         (pages.listing(["a", "b", "c"]), "a, b and c"),

@@ -216,10 +216,19 @@ def test_the_cluster_leaves_out_a_weight_decay_at_which_one_run_did_not_collapse
     runs = made_up(WEIGHT_DECAY, THREE | {1e-3: [90.0, 90.0, NEVER]}, norms, ERRORS | {1e-3: 0.0})
     texts = phases.cluster_texts(runs)
     values = norms[1e-5] + norms[1e-4]
-    assert texts["collapsing"] == "λ = 10⁻⁵ and 10⁻⁴" and texts["cluster_norm"] == f"{with_interval(estimate(values))} over 6 runs"
+    assert texts["collapsing"] == "λ = 10⁻⁵ and 10⁻⁴"
+    assert f"each counted once, the mean of fn* is {with_interval(estimate([1.02, 1.12]).within(0))}, with a coeff" in texts["cluster"]
     assert texts["within_sigma"] == f"{sum(abs(v - np.mean(values)) <= np.std(values, ddof=1) for v in values)} of 6"
     assert texts["onset_range"].startswith("100.0 [") and texts["onset_range"].endswith("epochs (λ = 10⁻⁵ less λ = 10⁻⁴)")
+    alone = phases.cluster_texts(runs[runs["weight_decay"] != 1e-5])
+    assert f"fn* is {with_interval(estimate(norms[1e-4]))}, with a" in alone["cluster"] and "a mean over" in alone["cluster"]
     assert phases.cluster_texts(made_up(WEIGHT_DECAY, {0.0: [NEVER]}))["collapsing"] == "none"
+
+
+def test_the_training_error_of_mixed_regimes_has_ends_and_no_mean():
+    runs = made_up(WEIGHT_DECAY, {1e-4: around(100), 1e-3: [NEVER] * 3})
+    runs.loc[runs["weight_decay"] == 1e-3, "final_train_error"] = [0.01, 0.02, 0.9]
+    assert [row[-2:] for row in phases.regime_rows(runs)] == [["collapse", "0.0000 [0.0000, 0.0000]"], ["mixed", "0.0100 to 0.9000"]]
 
 
 def test_the_paper_s_interval_is_held_against_student_s():

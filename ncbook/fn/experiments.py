@@ -123,19 +123,14 @@ def fn_weight_decay_specs(weight_decays: list[float], data: str, subset: int, sw
 
 
 def fn_full_scale_specs(
-    activations: list[str],
-    weight_decays: list[float],
-    weight_decay_seeds: list[int],
-    data: str,
-    subset: int,
-    switch: int,
-    epochs: int,
-    seeds: list[int],
+    activations: list[str], weight_decays: list[float], data: str, subset: int, switch: int, epochs: int, seeds: list[int]
 ) -> list[RunSpec]:
-    """The baseline with each activation and seed, and with each weight decay and each of `weight_decay_seeds`."""
-    course, decay_seeds = (data, subset, switch, epochs), distinct_values("weight_decay_seeds", weight_decay_seeds)
-    runs = [*fn_activation_specs(activations, *course, seeds), *fn_weight_decay_specs(weight_decays, *course, decay_seeds)]
-    return list({run.key: run for run in runs}.values())
+    """The baseline with each activation, and with each weight decay."""
+    variants = [
+        *_varied("model", "activation", distinct_values("activations", activations)),
+        *_varied("optimizer", "weight_decay", distinct_values("weight_decays", weight_decays)),
+    ]
+    return _runs(variants, data, subset, switch, epochs, seeds)
 
 
 def fn_width_specs(widths: list[int], data: str, subset: int, switch: int, epochs: int, seeds: list[int]) -> list[RunSpec]:

@@ -128,11 +128,11 @@ def _ahead(found: pd.DataFrame, protocol: str) -> str:
         return f"With fn* from {protocol} no run both collapsed and was signalled."
     before = int((crossed["lead"] > 0).sum())
     silent = int((own["crossing"].isna() & ~own["censored"]).sum())
-    text = (
-        f"With fn* from {protocol} the crossing came before collapse in {before} of {len(crossed)} runs; the lead is "
-        f"{number(crossed['lead'].mean(), 1)} epochs in the mean, {number(crossed['lead'].min(), 1)} to {number(crossed['lead'].max(), 1)}"
+    return (
+        f"With fn* from {protocol} the crossing came before collapse in {before} of {counted(len(crossed) + silent, 'run')} that collapsed"
+        f"{f', {silent} of which never crossed it' if silent else ''}; where there is one, the lead is "
+        f"{number(crossed['lead'].mean(), 1)} epochs in the mean, {number(crossed['lead'].min(), 1)} to {number(crossed['lead'].max(), 1)}."
     )
-    return text + (f", and {counted(silent, 'run')} collapsed without a crossing." if silent else ".")
 
 
 def _compared(found: pd.DataFrame, protocol: str) -> str:

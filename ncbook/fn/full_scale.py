@@ -1,14 +1,17 @@
-"""The page on the networks on all images: how much of NC1 the training errors make, and where fn goes late in the second phase."""
+"""The page on the networks on all images: the NC1 that training errors would make, and where fn goes late in the second phase."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ncbook.analysis import Estimate, estimate
+from ncbook.fn import pages
 from ncbook.fn.onset import FITTED, METRIC, trajectories
-from ncbook.fn.pages import MISSING, listing, percent_with_interval, with_interval
+from ncbook.fn.pages import MISSING, counted, listing, number, percent_with_interval, with_interval
+from ncbook.fn.predictor import signal
 from ncbook.fn.sweeps import Factor
 from ncbook.simplex import collapsed_nc1_closed
 
@@ -34,7 +37,7 @@ def with_error_nc1(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def late_phase(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
-    """`onsets` with what the phase after the switch came to; NaN where it has no finite record.
+    """`onsets` with what the phase after the switch came to; NaN where it has no finite record, or features have become one point.
 
     Columns besides: nc1_least; medians over the second half of the phase, until the run's last finite record: nc1_late, error_late,
     norm_late and over_errors (of nc1_over_errors, of records that have it); change: the median norm of the last quarter over that of the
@@ -43,7 +46,7 @@ def late_phase(table: pd.DataFrame, onsets: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for labels, path in trajectories(table):
         row = {"key": labels["key"]}
-        if len(path.epochs):
+        if len(path.epochs) and not path.one_point:
             passed = (path.epochs - path.start) / (path.epochs[-1] - path.start)
             late, last = passed >= 1 / 2, passed >= 3 / 4
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -80,7 +83,7 @@ def late_rows(found: pd.DataFrame, factor: Factor) -> list[list[str]]:
     return [
         [
             factor.label(level),
-            f"{(found[factor.column] == level).sum()}",
+            _runs_text(found.loc[found[factor.column] == level, "one_point"]),
             *(with_interval(value[level], 4 if value[level].mean < 1 else 1) for value in (least, late)),
             _share(error[level]),
             with_interval(ratio[level], 2),
@@ -89,6 +92,41 @@ def late_rows(found: pd.DataFrame, factor: Factor) -> list[list[str]]:
         ]
         for level in least
     ]
+
+
+def _runs_text(one_point: pd.Series) -> str:
+    """`3`, `3 (1 one point)`."""
+    return f"{len(one_point)}" + (f" ({gone} one point)" if (gone := one_point.sum()) else "")
+
+
+def onset_rows(onsets: pd.DataFrame, factor: Factor) -> list[list[str]]:
+    """`pages.onset_rows`, and the training errors at T_NC in per cent, from the least to the greatest."""
+    rows = pages.onset_rows(onsets, factor.column, factor.label)
+    cells = onsets.groupby(factor.column)["error_at_onset"]
+    return [[*row, _span(100 * errors.dropna())] for row, (_, errors) in zip(rows, cells, strict=True)]
+
+
+def _span(values: pd.Series) -> str:
+    """`0.49 to 58.41`, `0.49` where there is one value."""
+    return " to ".join(dict.fromkeys(number(end, 2) for end in (values.min(), values.max()))) if len(values) else MISSING
+
+
+def collapse_span(onsets: pd.DataFrame, column: str) -> str:
+    """The least and the greatest value of a column of `onsets` over the runs that crossed, and how many times as large the latter is."""
+    values = onsets[column].dropna()
+    if len(values) < 2:
+        return MISSING
+    low, high = values.min(), values.max()
+    return f"from {number(low, 2)} to {number(high, 2)}, {number(high / low, 1)} times as much"
+
+
+def passed_text(table: pd.DataFrame, onsets: pd.DataFrame, levels: Mapping[Any, float], factor: Factor) -> str:
+    """In how many runs fn fell below the norm that `levels` has for theirs, as `predictor.signal` counts it; how many of these collapsed."""
+    passed = {run["key"] for run, path in trajectories(table) if signal(path, levels[run[factor.column]])}
+    cells = [(level, cell["key"].isin(passed)) for level, cell in onsets.groupby(factor.column)]
+    told = listing(f"{inside.sum()} of {counted(len(inside), 'run')} {factor.at(level)}" for level, inside in cells)
+    collapsed = (~onsets.loc[onsets["key"].isin(passed), "censored"]).sum()
+    return told + (f"; {collapsed or 'none'} of these {len(passed)} collapsed" if passed else "")
 
 
 def _share(value: Estimate) -> str:

@@ -78,7 +78,8 @@ def _where(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = None, collapsing: str | None = None) -> Cases:
     """The mean of T_NC, since_switch, fn_star or final_norm over the runs with these values in the table's columns.
 
-    collapsing: a column of which only the levels count at which every run collapses.
+    collapsing: a column of which only the levels count at which every run collapses. Runs of a level resemble one another; the mean is then
+    over levels, each counted once, and so is its interval.
 
     Where runs did not cross, the mean T_NC is no earlier than with their last records in place of it, and has no upper end: its interval
     begins at the earliest of all, so that it can only speak against an earlier T_NC.
@@ -87,6 +88,7 @@ def at_onset(evidence: Evidence, value: str, where: Mapping[str, Any] | None = N
     label, runs = ", ".join(_level(column, level) for column, level in where.items()) or "all runs", _where(_onsets(evidence), where)
     if collapsing:
         runs = where_all_collapse(runs, [collapsing])
+        return {label: estimate(runs.groupby(collapsing)[value].mean())._replace(n=len(runs))}
     waiting = _waiting(runs)
     if value == "T_NC" and waiting.any():
         observed = runs["T_NC"].fillna(runs["last_epoch"].where(waiting)).dropna()

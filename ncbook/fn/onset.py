@@ -105,7 +105,8 @@ def onsets(table: pd.DataFrame, threshold: float, metric: str = METRIC) -> pd.Da
     - T_NC: epochs from the start of the run, interpolated between the records around the crossing, linearly in log `metric`; NaN if the
       run never crossed. The first crossing counts, whatever comes after it: it is the one a person watching would have reported.
     - since_switch: T_NC counted from the switch (T_NC itself where there is none): the time that the phase took.
-    - fn_star: feature_norm at T_NC, interpolated in the same way.
+    - fn_star: feature_norm at T_NC, interpolated in the same way; error_at_onset: the training error then, interpolated linearly. The
+      threshold is of features alone: a network may cross it while its classifier still errs.
     - censored: it never crossed, as far as it was observed: until last_epoch, its last record with a finite norm, which lies before the
       switch if the run ended there.
     - diverged: the norm of its last record is not finite. A run may cross before it diverges.
@@ -137,6 +138,7 @@ def _onset(run: Trajectory, threshold: float) -> dict[str, Any]:
         moment = float(run.epochs[0]) if at_start else passage(run.epochs, run.metric, threshold, first)
     return {
         "T_NC": moment,
+        "error_at_onset": float(np.interp(moment, run.epochs, run.error)) if crossed else math.nan,
         "since_switch": moment - run.start,
         "fn_star": float(np.exp(np.interp(moment, run.epochs, np.log(np.maximum(run.norm, _TINY))))) if crossed else math.nan,
         "censored": not crossed,

@@ -40,8 +40,6 @@ _COPIES = {
     "cifar10 (images)": "CIFAR-10 in a copy as image files",
 }
 """What a run's provenance calls data that are not the original files."""
-_READABLE = 100.0
-"""The largest share that is printed as the upper bound of an interval: few runs can give one of many millions of per cent."""
 _ENGLISH = str.maketrans(",.;", ".,,")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -88,13 +86,12 @@ def with_interval(value: Estimate, digits: int = 3, *, sign: bool = False) -> st
 
 
 def percent_with_interval(value: Estimate, *, sign: bool = False) -> str:
-    """A share as `6.4 % [4.3 %, 12.5 %]`; a bound that is infinite is said to be none, one beyond `_READABLE` only to be above that."""
+    """A share as `6.4 % [4.3 %, 12.5 %]`; an upper end that is infinite is said to be none, one of more than `pages.READABLE` per cent only
+    to be beyond that."""
     if not math.isfinite(value.low):
         return percent(value.mean, sign=sign)
-    if math.isfinite(value.high):
-        high = percent(value.high, sign=sign) if value.high <= _READABLE else f"above {percent(_READABLE)}"
-    else:
-        high = "no bound"
+    most = pages.READABLE / 100
+    high = "no bound" if math.isinf(value.high) else percent(value.high, sign=sign) if value.high <= most else f"> {percent(most)}"
     return f"{percent(value.mean, sign=sign)} [{percent(value.low, sign=sign)}, {high}]"
 
 

@@ -78,37 +78,47 @@ def regime_texts(onsets: pd.DataFrame) -> dict[str, str]:
 
 
 def regime_rows(onsets: pd.DataFrame) -> list[list[str]]:
-    """Rows for a table: level, runs in each regime, the regime of all, final training error."""
+    """Rows for a table: level, runs in each regime, the regime of all, final training error; from the least to the greatest where regimes
+    are mixed, as a mean would be of neither kind."""
     rows = []
     for row in regimes(onsets, [COLUMN]).to_dict("records"):
         cell = onsets[onsets[COLUMN] == row[COLUMN]]
-        counts = [str(row[regime]) for regime in REGIMES]
-        rows.append(
-            [WEIGHT_DECAY.label(row[COLUMN]), *counts, row["regime"], with_interval(estimate(cell["final_train_error"]).within(0, 1), 4)]
-        )
+        counts, errors = [str(row[regime]) for regime in REGIMES], cell["final_train_error"]
+        mixed = f"{number(errors.min(), 4)} to {number(errors.max(), 4)}"
+        error = mixed if row["regime"] == MIXED else with_interval(estimate(errors).within(0, 1), 4)
+        rows.append([WEIGHT_DECAY.label(row[COLUMN]), *counts, row["regime"], error])
     return rows
 
 
 def cluster_texts(onsets: pd.DataFrame) -> dict[str, str]:
     """fn* over the weight decays at which every run collapses.
 
-    collapsing (these weight decays), cluster_norm (the grand mean), cluster_variation, within_sigma, onset_range (in epochs).
+    collapsing (these weight decays), cluster (a sentence on the mean and the variation of fn*), within_sigma, onset_range (in epochs).
     """
     whole = where_all_collapse(onsets, [COLUMN])
     times, norms = {level: runs["T_NC"] for level, runs in whole.groupby(COLUMN)}, whole["fn_star"]
     if not times:
-        missing = dict.fromkeys(("cluster_norm", "within_sigma", "onset_range"), MISSING)
-        return missing | {"collapsing": "none", "cluster_variation": "no coefficient of variation"}
+        cluster = "No weight decay makes every run collapse, and there is no mean of fn* over weight decays"
+        return {"collapsing": "none", "cluster": cluster, "within_sigma": MISSING, "onset_range": MISSING}
+    variation = variation_text(whole, COLUMN)
     if len(times) > 1:
         slow, quick, difference = extremes(times)
         apart = f"{with_interval(difference, 1)} epochs ({WEIGHT_DECAY.called(slow)} less {WEIGHT_DECAY.called(quick)})"
+        mean = with_interval(estimate(whole.groupby(COLUMN)["fn_star"].mean()).within(0))
+        which = f"the {len(times)} weight decays at which every run collapses"
+        cluster = f"Over {which}, each counted once, the mean of fn* is {mean}, with {variation}"
+    else:
+        apart = f"{MISSING}, as there is only one"
+        mean = with_interval(estimate(norms).within(0))
+        cluster = (
+            f"At the only weight decay at which every run collapses fn* is {mean}, with {variation}; a mean over weight decays there is not"
+        )
     within = int(((norms - norms.mean()).abs() <= norms.std(ddof=1)).sum())
     return {
         "collapsing": WEIGHT_DECAY.called(*times),
-        "cluster_norm": f"{with_interval(estimate(norms).within(0))} over {counted(len(norms), 'run')}",
-        "cluster_variation": variation_text(whole, COLUMN),
+        "cluster": cluster,
         "within_sigma": f"{within} of {len(norms)}" if len(norms) > 1 else MISSING,
-        "onset_range": apart if len(times) > 1 else f"{MISSING}, as there is only one",
+        "onset_range": apart,
     }
 
 

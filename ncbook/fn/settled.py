@@ -373,18 +373,25 @@ def _star(ends: pd.DataFrame) -> str:
 
 
 def _own_levels(levels: pd.DataFrame) -> str:
-    at = levels.groupby("level")[["share", "norm"]].agg(["mean", "std", "size"]).sort_index(ascending=False)
+    at = levels.groupby("level")["share"].agg(["mean", "size"]).sort_index(ascending=False)
     if len(at) < 2:
         return "Fewer than two of these levels were passed."
-    told = listing(
-        f"{number(row['share', 'mean'], 2)} at NC1 = {level:g} ({counted(int(row['norm', 'size']), 'run')}, "
-        f"{percent(round(row['norm', 'std'] / row['norm', 'mean'], 2))})"
-        for level, row in at.iterrows()
-    )
-    return (
-        "In the mean of the runs that get there the norm is, in units of the final one, with the number of these runs and the coefficient "
-        f"of variation of their norms, {told}."
-    )
+    told = listing(f"{number(row['mean'], 2)} at NC1 = {level:g} ({counted(int(row['size']), 'run')})" for level, row in at.iterrows())
+    return f"In the mean of the runs that get there the norm is, in units of the final one, {told}. {_scatter(levels)}"
+
+
+def _scatter(levels: pd.DataFrame) -> str:
+    """Coefficients of variation of the norm at each level and at the end, over the same runs at all of them."""
+    norms = levels.pivot(index="key", columns="level", values="norm").sort_index(axis=1, ascending=False)
+    final = levels.assign(final=levels["norm"] / levels["share"]).groupby("key")["final"].first()
+    passed = norms.join(final).dropna()
+    if len(passed) < 2:
+        return "Fewer than two runs pass all of them, so that scatter cannot be compared."
+    settings = levels.loc[levels["key"].isin(passed.index), "setting"].nunique()
+    scatter = [percent(round(passed[column].std() / passed[column].mean(), 3)) for column in passed]
+    told = listing([*(f"{share} at {level:g}" for share, level in zip(scatter, norms)), f"{scatter[-1]} at the end"])
+    which = f"the {len(passed)} runs, of {counted(settings, 'setting')}, that pass all of them"
+    return f"Over {which}, the coefficient of variation of the norm is {told}."
 
 
 def _drifts(ends: pd.DataFrame) -> str:
