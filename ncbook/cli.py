@@ -23,7 +23,8 @@ class _Sentences(click.Group):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if not (isinstance(error, OSError) or type(error).__module__.startswith("ncbook.")):
+            own = isinstance(error, OSError) or type(error).__module__.startswith("ncbook.")
+            if not own or isinstance(error, BrokenPipeError):  # click ends the latter quietly, as for `ncbook chapters | head -1`
                 raise
             sentence = click.ClickException(str(error))
             sentence.exit_code = 2 if isinstance(error, ValueError) else 1

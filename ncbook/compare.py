@@ -151,7 +151,7 @@ def _address(kind: str, content: str) -> str:
     """A picture as a data URL, without what changes from one drawing of the same data to the next."""
     if kind == "image/svg+xml":
         content = base64.b64encode(_UNSTABLE.sub("", content).encode()).decode()
-    return f"data:{kind};base64,{''.join(content.split())}"
+    return html.escape(f"data:{kind};base64,{''.join(content.split())}")  # a notebook from elsewhere may hold anything
 
 
 def compare(before: Page, after: Page) -> Comparison:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ncbook.images import load_images, stratified_subset
-from ncbook.spec import IMAGES, DataSpec
+from ncbook.spec import IMAGES, DataSpec, SpecError
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,20 @@ def load(spec: DataSpec) -> Data:
 
     MNIST-1D (Greydanus & Kobak 2024) is generated: 4,000 training and 1,000 test signals of length 40. Images are standardised by the mean
     and standard deviation of each channel over all training images, whatever the subset. Raises `images.DataError` where files are
-    missing or altered.
+    missing or altered, `SpecError` where the label noise leaves a class without a point, as it has no mean then.
     """
-    if spec.name in IMAGES:
-        return _images(spec)
+    data = _images(spec) if spec.name in IMAGES else _signals(spec)
+    points = torch.bincount(data.y_noisy, minlength=data.classes)
+    if empty := (points == 0).nonzero().flatten().tolist():
+        way_out = "raise subset, lower label_noise or choose another noise_seed"
+        raise SpecError(
+            f"data.subset={spec.subset} with label_noise={spec.label_noise} and noise_seed={spec.noise_seed} leaves class {empty[0]} "
+            f"without a training point: {way_out}."
+        )
+    return data
+
+
+def _signals(spec: DataSpec) -> Data:
     raw = _mnist1d()
     clean = raw["y"].astype(np.int64)
     return Data(

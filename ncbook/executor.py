@@ -1,9 +1,10 @@
 """Train what is missing: stacks planned, dealt out to one process per core, checkpointed and stored as they end.
 
-Work is never lost: each run is stored as its stack ends, and what is unfinished when it is stopped stays as a checkpoint from which the
-same call goes on, on the CPU to the same numbers as if it had never stopped.
+Work is never lost: each run is stored as it ends, and what is unfinished when it is stopped stays as a checkpoint from which the
+same call goes on, on the CPU to the same numbers as if it had never stopped; to the same digits if it trains on in the same company.
 """
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -160,11 +161,15 @@ def plan(
     checkpointed = {spec.key: state[0] for spec in missing if (state := _resumable(store, spec, setting))}
     here = (setting.device, setting.dtype, hardware(setting.device))
     alike = [run for run in found if (run.provenance["device"], run.provenance["dtype"], run.provenance["hardware"]) == here]
-    minutes = sum(_cost(spec, checkpointed.get(spec.key, 0)) for spec in missing) / jobs / 60
+    todo = Plan(found, missing, checkpointed, setting, jobs, None)
+    loads = [0.0] * (min(jobs, len(todo.stacks())) or jobs)
+    for stack in todo.stacks():
+        loads[int(np.argmin(loads))] += stack.cost
+    minutes = max(loads) / 60
     if alike:
         minutes *= float(np.median([run.provenance["seconds"] / estimate_seconds(run.spec) for run in alike]))
     known = alike or setting.device == "cpu"
-    return Plan(found, missing, checkpointed, setting, jobs, minutes if known else None)
+    return dataclasses.replace(todo, jobs=len(loads), minutes=minutes if known else None)
 
 
 def _resumable(store: Store, spec: RunSpec, setting: Setting) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
@@ -245,7 +250,8 @@ def _train_stacks(todo: Plan, store: Store, deadline: float) -> tuple[list[str],
                 reason = "by Ctrl-C"
                 stop.set()
                 bar.write("Stopping at the end of the epoch …", file=bar.fp)
-    return [_failure(stack, error) for future, stack in futures.items() if (error := future.exception())], reason
+    failures = [_failure(stack, error) for future, stack in futures.items() if (error := future.exception())]
+    return list(dict.fromkeys(failures)), reason
 
 
 def _drain(progress: Any) -> float:
@@ -259,42 +265,52 @@ def _drain(progress: Any) -> float:
 
 
 def _failure(stack: Stack, error: BaseException) -> str:
-    runs = ", ".join(spec.key for spec in stack.specs)
     if isinstance(error, BrokenProcessPool):
         return (
-            f"The process that trained {runs} died: it may have lacked memory (use fewer jobs), or the calling script lacks "
-            "`if __name__ == '__main__':`."
+            "A process died, and the others were stopped at the end of their epoch: it may have lacked memory (use fewer jobs), or the "
+            "calling script lacks `if __name__ == '__main__':`. The same command goes on."
         )
-    model = stack.specs[0].model
+    model, runs = stack.specs[0].model, ", ".join(spec.key for spec in stack.specs)
     return f"Training {model.name} of width {model.width} ({runs}) failed with {type(error).__name__}: {error}".rstrip(".") + "."
 
 
 _progress: Any
 _stop: Any
-_orphaned = threading.Event()
+_ending = threading.Event()
 _training = threading.Lock()
 
 
 def _start_worker(progress: Any, stop: Any) -> None:
     global _progress, _stop
     _progress, _stop = progress, stop
-    threading.Thread(target=_outlive_no_parent, daemon=True).start()
+    _end_with_checkpoints()
     torch.set_num_threads(1)
     for precision in (np.float32, np.float64):
         np.finfo(precision)  # numpy keeps it; asked for the first time after the next line, it would warn that its least number is 0
     torch.set_flush_denormal(True)  # what decays to nothing, such as the weights of dead units, would slow every product
 
 
-def _outlive_no_parent() -> None:
-    """Ends this process soon after the one that started it, however that ended: what is in training is checkpointed first."""
-    multiprocessing.parent_process().join()
-    _orphaned.set()
-    with _training:
-        os._exit(1)  # the queue for which the main thread waits would keep it for good
+def _end_with_checkpoints() -> None:
+    """From now on what is in training is checkpointed before this process ends: told to by a signal, or soon after its parent ended."""
+
+    def outlive_no_parent() -> None:
+        multiprocessing.parent_process().join()
+        _ending.set()
+
+    def end() -> None:
+        _ending.wait()
+        with _training:
+            os._exit(1)  # the queue for which the main thread waits would keep it for good
+
+    for name in ("SIGTERM", "SIGHUP"):  # the latter exists on POSIX alone, and `nohup` has it ignored
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: _ending.set())
+    for watch in (outlive_no_parent, end):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _stopping(deadline: float) -> bool:
-    return _stop.is_set() or _orphaned.is_set() or time.time() > deadline
+    return _stop.is_set() or _ending.is_set() or time.time() > deadline
 
 
 _Begun = tuple[RunSpec, dict[str, Any], dict[str, np.ndarray]]  # a run and what `_resumable` found of it but the epoch, empty if nothing
@@ -352,11 +368,18 @@ def _train_together(begun: list[_Begun], setting: Setting, store: Store, deadlin
         if members and (stopping or now - kept > CHECKPOINT_SECONDS):
             for member, arrays in zip(members, trainer.checkpoint(), strict=True):
                 making = {**member.making, "epoch": trainer.epoch}
-                store.save_checkpoint(setting.checkpoint(member.spec), {**arrays, "making": np.array(json.dumps(making))})
+                _keep(member.spec, {**arrays, "making": np.array(json.dumps(making))}, trainer.epoch, setting, store)
             kept = now
         if stopping:
             break
     return len(specs) - len(members)
+
+
+def _keep(spec: RunSpec, arrays: dict[str, np.ndarray], epoch: int, setting: Setting, store: Store) -> None:
+    """Saves a checkpoint, unless another sweep, training the same run, has come further."""
+    further = _resumable(store, spec, setting)
+    if spec.key not in store and not (further and further[0] > epoch):
+        store.save_checkpoint(setting.checkpoint(spec), arrays)
 
 
 @dataclass
@@ -372,8 +395,9 @@ def _store_ended(members: list[_Member], trainer: StackTrainer, setting: Setting
     ended, results, states = trainer.ended, trainer.results(), trainer.checkpoint()
     for member, over, result in zip(members, ended, results, strict=True):
         if over:
-            provenance = _provenance(member, setting, result)
-            store.save(Run(member.spec, provenance, result["epochs"], result["metrics"], result["states"]))
+            if member.spec.key not in store:  # another sweep may have trained it as well, and its run may be in use by now
+                provenance = _provenance(member, setting, result)
+                store.save(Run(member.spec, provenance, result["epochs"], result["metrics"], result["states"]))
             store.drop_checkpoints(member.spec.key)
     going_on = [i for i, over in enumerate(ended) if not over]
     members = [members[i] for i in going_on]

@@ -200,6 +200,8 @@ def limit_texts(last: pd.DataFrame, experiment: str) -> dict[str, str]:
         "scale_limits": (
             f"La scala non è quella del report ({'; '.join(less)}): dove i risultati differiscono, la causa può essere questa."
             if less
+            else "Epoche e rumore sono quelli del report, che però non ha misure come queste: non c'è un suo valore con cui confrontarle."
+            if analysis.report_configurations(experiment).empty
             else "Epoche, rumore e configurazioni sono quelli del report: una differenza non può venire dalla scala."
         ),
     }

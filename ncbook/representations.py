@@ -184,13 +184,17 @@ def drift(by_epoch: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def drift_means(by_seed: Mapping[int, Mapping[int, Mapping[str, Tensor]]]) -> pd.DataFrame:
-    """The `drift` of several networks, seed -> epoch -> representation, as means over seeds.
+def drifts(by_seed: Mapping[int, Mapping[int, Mapping[str, Tensor]]]) -> pd.DataFrame:
+    """The `drift` of several networks, seed -> epoch -> representation, with a column seed."""
+    return pd.concat([drift(by_epoch).assign(seed=seed) for seed, by_epoch in by_seed.items()])
+
+
+def drift_means(drifts: pd.DataFrame) -> pd.DataFrame:
+    """The table of `drifts` as means over seeds.
 
     Columns: epoch, metric (the layer), since, kind ("biased" or "debiased"), mean, low, high, n of `estimate`.
     """
-    table = pd.concat([drift(by_epoch).assign(seed=seed) for seed, by_epoch in by_seed.items()])
-    means = seed_means(table, ["biased", "debiased"], by=["epoch", "layer", "since"])
+    means = seed_means(drifts, ["biased", "debiased"], by=["epoch", "layer", "since"])
     return means.rename(columns={"metric": "kind", "layer": "metric"})
 
 

@@ -52,7 +52,7 @@ def nearest_distances(classes: int, dims: Sequence[int], starts: int = 5) -> pd.
     return pd.DataFrame(rows, columns=["feature_dim", "value", "floor"])
 
 
-def random_distance(classes: int, dim: int, draws: int = 200) -> float:
+def random_distance(classes: int, dim: int, draws: int = 20_000) -> float:
     """The same distance for K Gaussian vectors, centred on their mean: its average over draws. What no collapse at all looks like."""
     vectors = np.random.default_rng(0).standard_normal((draws, classes, dim))
     vectors -= vectors.mean(axis=1, keepdims=True)

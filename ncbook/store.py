@@ -2,10 +2,11 @@
 
 A run is found in two places: `published`, the runs that come with the book, and `own`, the user's. Both hold files `<key>.npz` with the
 arrays `spec` and `provenance` (JSON text), `epochs`, `metric.<name>` and `state.<epoch>.<parameter>`, the last rounded to half precision,
-which halves a run and moves what is measured on its weights by a percent at most; metrics keep all their digits. Files appear whole or
-not at all, whoever else writes at the same time, and equal runs are equal bytes.
+which halves a run and moves what is measured on its weights, mostly by less than a percent, by several where class means nearly coincide;
+metrics keep all their digits. Files appear whole or not at all, whoever else writes at the same time, and equal runs are equal bytes.
 """
 
+import errno
 import io
 import json
 import os
@@ -29,6 +30,10 @@ PROVENANCE = frozenset("device hardware dtype threads stack_members started seco
 
 class StoreError(RuntimeError):
     """A run that cannot be read or written; the message names the file, the reason and the way out."""
+
+
+class _NotNow(StoreError):
+    """A read that failed for want of memory, of open files or of a right, and not by what the file holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +79,8 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # else the new name could be on the disk before what it names
         os.replace(temporary, path)
     except OSError as error:
         way_out = "make room or choose another place (NCBOOK_RUNS names the store's)"
@@ -137,6 +144,12 @@ def _fault(run: Run, key: str) -> str | None:
     return None
 
 
+def _unreadable(error: Exception) -> StoreError:
+    """The bare reason why a file could not be read: a damaged one makes zip, zlib, NumPy and JSON raise almost anything."""
+    lacking = isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    return (_NotNow if lacking else StoreError)(f"it cannot be read, {type(error).__name__}: {error}".rstrip(".: "))
+
+
 def _read(file: IO[bytes], key: str) -> Run:
     """The run in `file`. Raises `StoreError` with the bare reason if it is not whole, sound and named `key`."""
     if not zipfile.is_zipfile(file):
@@ -146,8 +159,8 @@ def _read(file: IO[bytes], key: str) -> Run:
         with np.load(file, allow_pickle=False) as content:
             run = _decode({name: content[name] for name in content.files})
         fault = _fault(run, key)
-    except Exception as error:  # a damaged file makes zip, zlib, NumPy and JSON raise almost anything
-        raise StoreError(f"it cannot be read, {type(error).__name__}: {error}".rstrip(".")) from error
+    except Exception as error:
+        raise _unreadable(error) from error
     if fault:
         raise StoreError(fault)
     return run
@@ -157,7 +170,9 @@ def _read_path(path: Path) -> Run:
     try:
         with open(path, "rb") as file:
             return _read(file, path.stem)
-    except (OSError, StoreError) as error:
+    except (OSError, _NotNow) as error:
+        raise StoreError(f"{path} is not to be read now ({error}): mend that, with more memory for example, and try again.") from error
+    except StoreError as error:
         raise StoreError(f"{path} is not a sound run ({error}): delete it, then train or import that run again.") from error
 
 
@@ -176,7 +191,7 @@ def _unpack(archive: zipfile.ZipFile, name: str) -> bytes:
         raise StoreError("a run's file is named by its key, 20 hexadecimal digits and .npz")
     try:
         content = archive.read(name)
-    except Exception as error:  # as in `_read`
+    except Exception as error:  # as in `_unreadable`
         raise StoreError(f"it cannot be unpacked, {type(error).__name__}: {error}".rstrip(".")) from error
     _read(io.BytesIO(content), name.removesuffix(".npz"))
     return content
@@ -293,14 +308,21 @@ class Store:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def load_checkpoint(self, name: str) -> dict[str, np.ndarray] | None:
-        """The state of an unfinished run; None if there is none or, with a warning, if it is damaged."""
+        """The state of an unfinished run; None if there is none or, with a warning, if it is damaged.
+
+        Raises `StoreError` where it may be sound and cannot be read now: it is not to be replaced by a run that starts anew.
+        """
         path = self._checkpoint(name)
         try:
             with np.load(path, allow_pickle=False) as content:
                 return {name: content[name] for name in content.files}
         except FileNotFoundError:
             return None
-        except Exception as error:  # as in `_read`
+        except Exception as error:
+            if isinstance(reason := _unreadable(error), _NotNow):
+                raise StoreError(
+                    f"{path} is not to be read now ({reason}): mend that, with more memory for example, and try again."
+                ) from error
             warnings.warn(f"{path} is damaged ({type(error).__name__}) and is ignored: that run starts anew.", stacklevel=2)
             return None
 

@@ -12,7 +12,7 @@ from IPython.display import HTML, Markdown
 
 from ncbook import claims
 from ncbook.analysis import Estimate
-from ncbook.claims import FAILED, HELD, UNDECIDED, VERDICTS, Case, Found, Range, Result, Scale
+from ncbook.claims import FAILED, HELD, PARTLY, UNDECIDED, VERDICTS, Case, Found, Range, Result, Scale
 from ncbook.measures import MEASURES
 from ncbook.pages import number, numbered_table, with_interval
 
@@ -57,9 +57,10 @@ _PHRASES = {
         "outside": "fuori: {}",
         "across": "a cavallo della soglia, o senza misura: {}",
         "undecided": "nessun intervallo decide",
-        "seeds_decide": "a cavallo della soglia, per cui servono più semi o, dove si confrontano condizioni, più condizioni: {} su {}",
+        "seeds_decide": "l'intervallo attraversa la soglia in {} su {}, e servono più semi o, dove si confrontano condizioni, più condizioni",
         "unmeasured": "non misurabili, perché accade in troppo poche reti: {} su {}",
         "share": "{} su {}",
+        "cases": "{} su {} casi",
         "claim": "Affermazione",
         "reported": "Nel documento",
         "measured": "Misurato",
@@ -101,9 +102,10 @@ _PHRASES = {
         "outside": "outside: {}",
         "across": "across its border, or not measured: {}",
         "undecided": "no interval decides",
-        "seeds_decide": "across the border, so that more seeds or, where conditions are compared, more conditions are needed: {} of {}",
+        "seeds_decide": "the interval reaches across the border in {} of {}, so that more seeds are needed or, where conditions are compared, more conditions",
         "unmeasured": "not measurable, as it happens in too few runs: {} of {}",
         "share": "{} of {}",
+        "cases": "{} of {} cases",
         "claim": "Claim",
         "reported": "In the document",
         "measured": "Measured",
@@ -146,7 +148,7 @@ def value_text(value: Estimate, language: str, criterion: Range | None = None) -
     """`0,153 [0,140; 0,166]`, the value alone where there is no interval; so exactly that no bound is rounded to one of the criterion's."""
     if not math.isfinite(value.mean):
         return _PHRASES[language]["none"]
-    if 0 < abs(value.mean) < 1e-6:
+    if 0 < value.mean < 1e-6 and not max(-value.low, value.high) >= 1e-6:
         return "< 10⁻⁶"
     shown = value if value.n or value.low < value.high else Estimate(value.mean, math.nan, math.nan, 0)
     whole = all(math.isnan(part) or math.isfinite(part) and math.isclose(part, round(part)) for part in shown[:3])
@@ -288,8 +290,13 @@ def text_table(results: Iterable[Result], language: str = "en", width: int = 120
     return tabulate(rows, headers, tablefmt="simple_grid", maxcolwidths=columns, disable_numparse=True)
 
 
-def _badge(verdict: str, language: str) -> str:
-    return f'<span class="verdict {slug(verdict)}">{WORDS[language][verdict]}</span>'
+def _word(result: Result, language: str) -> str:
+    """The verdict as `WORDS` has it; of one that is partly reproduced in how many of its cases."""
+    word = WORDS[language][result.verdict]
+    if result.verdict != PARTLY:
+        return word
+    counts = result.counts()
+    return f"{word}, {_PHRASES[language]['cases'].format(counts[HELD], sum(counts.values()))}"
 
 
 def slug(verdict: str) -> str:
@@ -315,7 +322,7 @@ def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
         f"{text(claim.statement[language])}</th>"
         f'<td data-name="{names[1]}">{text(claim.reported[language])}</td>'
         f'<td data-name="{names[2]}"><ul>{measured}</ul><small>{scale_text(result, language)}</small></td>'
-        f'<td data-name="{names[3]}">{_badge(result.verdict, language)} {text(reason_text(result, language))}{why}</td></tr>'
+        f'<td data-name="{names[3]}"><span class="verdict {slug(result.verdict)}">{_word(result, language)}</span> {text(reason_text(result, language))}{why}</td></tr>'
     )
 
 
@@ -337,12 +344,12 @@ def tally_table(results: Sequence[Result], language: str, label: str = "verdicts
 def page_texts(results: Sequence[Result], language: str) -> dict[str, str]:
     """What prose takes from the ledger, by name.
 
-    `verdict_<id>`, as `VERDICTS` has it; `word_<id>`, as `WORDS` has it; `measured_<id>`; `reason_<id>`; `claims_count`; `word_<verdict>`.
+    `verdict_<id>`, as `VERDICTS` has it; `word_<id>`, as `WORDS` has it and, where that is in part, in how many cases; `measured_<id>`; `reason_<id>`; `claims_count`; `word_<verdict>`.
     """
     texts = {"claims_count": str(len(results))}
     for result in results:
         name = result.claim.id
-        texts[f"verdict_{name}"], texts[f"word_{name}"] = result.verdict, WORDS[language][result.verdict]
+        texts[f"verdict_{name}"], texts[f"word_{name}"] = result.verdict, _word(result, language)
         texts[f"measured_{name}"] = "; ".join(measured_texts(result, language))
         texts[f"reason_{name}"] = reason_text(result, language, command=False)
     return texts | {f"word_{verdict.replace(' ', '_')}": WORDS[language][verdict] for verdict in VERDICTS}

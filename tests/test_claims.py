@@ -263,7 +263,8 @@ def test_a_verdict_that_no_interval_carries_says_what_would(judged):
     across, unknown = (enough.cases[0][0]._replace(value=Estimate(mean, -1, 1, 3), outcome=claims.UNDECIDED) for mean in (0.1, math.nan))
     result = dataclasses.replace(enough, cases=((across, unknown), (unknown,)), verdict=UNDECIDED)
     assert verdicts.reason_text(result, "en") == (
-        "No interval decides; across the border, so that more seeds or, where conditions are compared, more conditions are needed: 1 of 3; "
+        "No interval decides; the interval reaches across the border in 1 of 3, so that more seeds are needed or, where conditions are compared, "
+        "more conditions; "
         "not measurable, as it happens in too few runs: 2 of 3."
     )
     assert "servono più semi" not in verdicts.reason_text(dataclasses.replace(result, cases=((unknown,),)), "it")
@@ -434,6 +435,14 @@ def test_the_table_has_a_row_for_each_claim_and_the_page_a_text_for_each():
         texts = verdicts.page_texts(results, language)
         assert texts["verdict_R15"] == REPRODUCED and texts["word_R15"] == verdicts.WORDS[language][REPRODUCED]
     assert set(verdicts.WORDS["it"]) == set(VERDICTS)
+
+
+def test_where_a_claim_is_reproduced_in_part_the_word_says_in_how_many_cases(judged):
+    result = judged(PEAKED)
+    held, failed = (result.cases[0][0]._replace(outcome=outcome) for outcome in (HELD, claims.FAILED))
+    result = dataclasses.replace(result, cases=((held, failed),), verdict=claims.PARTLY)
+    assert verdicts.page_texts([result], "it")[f"word_{result.claim.id}"] == "riprodotta in parte, 1 su 2 casi"
+    assert "partly reproduced, 1 of 2 cases</span>" in verdicts.html_table([result], "en").data
 
 
 PROSE = [BOOK / f"{page}.md" for page in ("sommario", "introduzione", "metodologia", "conclusioni")] + sorted(BOOK.glob("fn_*.md"))

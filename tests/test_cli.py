@@ -1,9 +1,11 @@
 """The command line: what it prints, writes and refuses; the book's build."""
 
+import errno
 import json
 import subprocess
 import sys
 
+import click
 import nbformat
 import numpy as np
 import pytest
@@ -123,6 +125,15 @@ def test_bad_input_is_refused_in_one_sentence(tiny, tmp_path, monkeypatch, argum
     before = sorted(tmp_path.iterdir())
     assert ncbook_run(*arguments, code=2) == ("", f"Error: {message}\n")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(monkeypatch):
+    def stop(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(click, "echo", stop)
+    result = CliRunner().invoke(main, ["chapters"])
+    assert result.exit_code == 1 and not result.stderr
 
 
 def test_p_wins_over_y_and_y_takes_several(tiny, store, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from test_cli import keep_runs, ncbook_run, store, tiny, write_notebook  # noqa:
 import ncbook.build
 from ncbook import claims
 from ncbook.chapters import chapter_specs
-from ncbook.compare import GLUED, Change, compare, read
+from ncbook.compare import GLUED, Change, _address, compare, read
 from ncbook.compare_page import difference_text, summary, write
 
 SVG = '<svg><metadata><date>{}</date></metadata><path d="M 0 {}"/></svg>'
@@ -65,6 +65,11 @@ def test_an_identical_execution_is_said_to_be_so_whenever_it_was_drawn(held):
     assert found.identical and not changes(found)
     assert summary(found) == "tiny is identical in both: 1 parameter, 1 value, 1 table, 2 figures, all the same."
     assert summary(found) in write(found).read_text()
+
+
+def test_a_picture_from_elsewhere_brings_no_script():
+    assert _address("image/png", '"/onerror="alert(1)"/x="') == "data:image/png;base64,&quot;/onerror=&quot;alert(1)&quot;/x=&quot;"
+    assert _address("image/png", "iVBO\nRw0+/w==") == "data:image/png;base64,iVBORw0+/w=="
 
 
 def test_exactly_what_differs_is_shown(held):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ncbook import data
-from ncbook.spec import DataSpec
+from ncbook.spec import DataSpec, SpecError
 
 PINNED = "ad465ce598d762af"
 
@@ -40,6 +40,13 @@ def test_noise_draws_a_share_of_the_points_and_changes_nine_tenths_of_them():
     assert max(shares) <= 0.2
     drawn = data.noisy_labels(np.zeros(100_000, int), 0.5, 10, 0)
     assert np.allclose(np.bincount(drawn)[1:] / 100_000, 0.05, atol=0.003)
+
+
+def test_noise_that_leaves_a_class_without_a_point_is_refused_with_the_way_out():
+    with pytest.raises(
+        SpecError, match=r"subset=20 with label_noise=0.5 and noise_seed=0 leaves class \d without a .* point: raise subset"
+    ):
+        data.load(DataSpec(name="digits", subset=20, label_noise=0.5))
 
 
 def test_noise_has_a_seed_of_its_own():

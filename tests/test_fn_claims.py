@@ -248,6 +248,16 @@ def test_arithmetic():
     found = MEASURES["implied_effect"].function(None, value=[2.9, 3.1], over=[1.0, 1.0])["reported numbers"]
     assert found == pytest.approx((2, 1.9, 2.1, 0))
     assert verdicts.value_text(found, "en") == "2.000 [1.900, 2.100]" and verdicts.value_text(found, "it") == "2,000 [1,900; 2,100]"
+
+
+def test_a_small_mean_keeps_an_interval_that_is_not_small():
+    assert verdicts.value_text(Estimate(5e-7, -0.02, 0.02, 5), "en") == "0.000 [−0.020, 0.020]"
+    assert verdicts.value_text(Estimate(-5e-7, math.nan, math.nan, 1), "en") == "0.000000"
+    assert (
+        verdicts.value_text(Estimate(5e-7, 1e-7, 9e-7, 5), "en")
+        == verdicts.value_text(Estimate(5e-7, math.nan, math.nan, 1), "en")
+        == "< 10⁻⁶"
+    )
     width, count = Estimate(math.exp(math.log(24)), math.nan, math.nan, 1), Estimate(6, 6, 6, 3)
     for value, text in [(width, "24"), (count, "6 [6, 6]"), (Estimate(6, 5.5, math.inf, 3), "6.000 [5.500, ∞]")]:
         assert verdicts.value_text(value, "en") == text

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncbook.fn import onset, predictor, statistics
+from ncbook.fn.intervention import norm_shifts
 
 THRESHOLD = 0.01
 SWITCH = 20
@@ -317,6 +318,16 @@ def test_predictions_need_other_runs():
 
 
 # --- interventions
+
+
+def test_a_run_that_collapsed_before_the_scaling_counts_on_neither_side():
+    """Where scaling does nothing, leaving out early runs on one side alone would make a difference of its own."""
+    times = [70, 75, 79, 85, 90, 95]
+    runs = pd.DataFrame({"T_NC": times, "fn_star": 1 + 0.01 * np.array(times), "censored": False, "factor": np.nan, "factor_epoch": pd.NA})
+    runs = pd.concat([runs, runs.assign(factor=2.0, factor_epoch=80)], ignore_index=True).assign(target="features")
+    (effect,) = statistics.intervention_effects(runs, margin=0.05).to_dict("records")
+    assert effect["difference_mean"] == pytest.approx(0, abs=1e-12) and (effect["too_late"], effect["difference_n"]) == (3, 3)
+    assert norm_shifts(runs)["features × 2 at epoch 80"].mean == pytest.approx(0, abs=1e-12)
 
 
 def test_interventions_are_compared_with_untouched_runs():

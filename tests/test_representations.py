@@ -216,7 +216,7 @@ def test_drift_is_measured_from_the_first_epoch_and_from_the_one_before():
     assert table.loc[("first", 1), "biased"] == pytest.approx(1)
     assert table.loc[("first", 20), "debiased"] == pytest.approx(float(metrics.linear_cka(a, c, True)), abs=1e-10)
     assert table.loc[("previous", 20), "biased"] == pytest.approx(float(metrics.linear_cka(b, c)), abs=1e-10)
-    means = rep.drift_means({0: {1: {"L0": a}, 5: {"L0": b}}, 1: {1: {"L0": b}, 5: {"L0": c}}})
+    means = rep.drift_means(rep.drifts({0: {1: {"L0": a}, 5: {"L0": b}}, 1: {1: {"L0": b}, 5: {"L0": c}}}))
     one = means[(means["epoch"] == 5) & (means["since"] == "first") & (means["kind"] == "biased")].iloc[0]
     assert one["metric"] == "L0" and one["n"] == 2
     assert one["mean"] == pytest.approx((metrics.linear_cka(a, b) + metrics.linear_cka(b, c)) / 2)
@@ -343,18 +343,23 @@ def test_whether_the_last_layers_do_almost_everything_is_asked_as_in_the_ledger(
 def test_drift_words_say_what_still_changes():
     (a, b, _), _ = clouds(dims=(6, 6, 6))
     course = {1: {"L0": a, "L1": a}, 2: {"L0": a, "L1": a}, 4: {"L0": a, "L1": b}}
-    moving = layer_pages.drift_texts(rep.drift_means({0: course, 1: course}), 2)
+    moving = layer_pages.drift_texts(rep.drifts({0: course, 1: course}), 2)
     assert moving["drift_still"] == (
         "con tutto l’intervallo supera 0,05 in L1: lì la rappresentazione si sta ancora riorganizzando; "
         "con tutto l’intervallo resta entro 0,05 in L0"
     )
     assert moving["drift_least"] == "L1"
     for undecided in ({0: course}, {0: course, 1: course | {4: {"L0": a, "L1": a}}}):  # one seed; two of which one layer moves in one
-        said = layer_pages.drift_texts(rep.drift_means(undecided), 2)["drift_still"]
+        said = layer_pages.drift_texts(rep.drifts(undecided), 2)["drift_still"]
         assert "supera" not in said and re.search(r"non è decisa in .*L1, dove l’intervallo attraversa 0,05 o manca$", said)
-    still = layer_pages.drift_texts(rep.drift_means({seed: {1: {"L0": a}, 4: {"L0": rep.moved(a, 0)}} for seed in (0, 1)}), 1)
-    assert still["drift_still"] == "con tutto l’intervallo resta entro 0,05 in L0" and still["drift_changes"] == "L0: 0,00"
-    alone = layer_pages.drift_texts(rep.drift_means({0: {1: {"L0": a}}}), 1)
+    still = layer_pages.drift_texts(rep.drifts({seed: {1: {"L0": a}, 4: {"L0": rep.moved(a, 0)}} for seed in (0, 1)}), 1)
+    assert still["drift_still"] == "con tutto l’intervallo resta entro 0,05 in L0" and still["drift_changes"] == "L0: 0,00 [0,00; 0,00]"
+    bent = {seed: {1: {"L0": a}, 2: {"L0": a}, 4: {"L0": end}} for seed, end in ((0, a), (1, b))}  # one network changes, the other does not
+    half = (rep.cka_matrix([a], [b], debiased=True).item() - 1) / 2
+    assert layer_pages.drift_texts(rep.drifts(bent), 2)["drift_changes"].startswith(
+        f"L0: {half:.2f} [".translate(str.maketrans("-.", "−,"))
+    )
+    alone = layer_pages.drift_texts(rep.drifts({0: {1: {"L0": a}}}), 1)
     assert "una sola fotografia" in alone["drift_still"] and alone["drift_before_last"] == "n.d."
 
 

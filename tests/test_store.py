@@ -1,6 +1,7 @@
 """The store: what goes in comes out, and nothing unsound gets in or out."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import zipfile
@@ -217,6 +218,31 @@ def test_no_single_flipped_byte_changes_a_run_unnoticed(store):
         except StoreError:
             refused += 1
     assert refused > len(whole) / 7 / 2
+
+
+LACKING = {
+    "memory": MemoryError("no room"),
+    "open files": OSError(errno.EMFILE, "Too many open files"),
+    "the right": PermissionError(errno.EACCES, "Permission denied"),
+}
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_what_cannot_be_read_now_is_neither_called_damaged_nor_replaced(lacking, store, monkeypatch):
+    """Nobody is told to delete a sound run, and no checkpoint is passed over."""
+    store.save(RUN)
+    store.save_checkpoint(KEY, {"a": np.zeros(3)})
+
+    def fail(*arguments, **options):
+        raise LACKING[lacking]
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(StoreError, match=rf"{KEY}.npz is not to be read now \(.*\): mend that, .* and try again.$"):
+        store.load(KEY)
+    with pytest.raises(StoreError, match=rf"{KEY}.npz is not to be read now \(.*\): mend that, .* and try again.$"):
+        store.load_checkpoint(KEY)
+    monkeypatch.undo()
+    assert store.load(KEY).spec == RUN.spec and store.load_checkpoint(KEY) is not None
 
 
 def test_renamed_file_is_refused(store):

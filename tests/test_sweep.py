@@ -7,11 +7,13 @@ import os
 import platform
 import queue
 import re
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,7 +80,7 @@ def in_threads(monkeypatch):
     """Workers that are threads of this process: they need not load PyTorch and the data again. `trained` has real ones."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(executor, "ProcessPoolExecutor", ThreadPoolExecutor)
-    monkeypatch.setattr(executor, "_outlive_no_parent", lambda: None)
+    monkeypatch.setattr(executor, "_end_with_checkpoints", lambda: None)
     yield
     torch.set_num_threads(threads)
 
@@ -293,6 +295,26 @@ def test_checkpoint_named_as_before_is_continued_in_its_own_way_alone(empty, wor
     assert checkpoints(empty) == []
 
 
+def test_of_two_sweeps_of_one_run_the_further_checkpoint_and_the_first_run_stay(empty, work_here, trained):
+    name, other = FLOAT32.checkpoint(PLAIN), spec(7)
+    first = Stack((other,), 0)
+    work_here(first, empty, stop_after=2)
+    further = empty.load_checkpoint(FLOAT32.checkpoint(other))
+    making = json.loads(further["making"].item())
+    executor._keep(other, {**further, "making": np.array(json.dumps(making | {"epoch": 1}))}, 1, FLOAT32, empty)
+    kept = json.loads(empty.load_checkpoint(FLOAT32.checkpoint(other))["making"].item())
+    assert kept["epoch"] == making["epoch"] > 1
+    run = trained.load(PLAIN.key)
+    empty.save(run)
+    executor._keep(PLAIN, further, 2, FLOAT32, empty)
+    assert empty.load_checkpoint(name) is None
+    members, trainer = [executor._Member(PLAIN, making)], executor.StackTrainer([PLAIN])
+    for _ in range(PLAIN.epochs):
+        trainer.run_epoch()
+    executor._store_ended(members, trainer, FLOAT32, empty)
+    assert empty.load(PLAIN.key).provenance == run.provenance
+
+
 def test_stack_trains_its_runs_from_where_another_sweep_has_brought_them(empty, tmp_path, work_here):
     specs = [spec(seed, epochs=4) for seed in range(5)]
     never_stopped = Store(tmp_path / "reference", tmp_path / "none")
@@ -346,7 +368,9 @@ def test_sweep_out_of_time_says_how_far_it_came(trained, tmp_path, in_threads):
 
 def test_worker_out_of_time_keeps_a_checkpoint(empty, work_here, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(executor.time, "time", lambda: next(clock))
+    monkeypatch.setattr(
+        executor, "time", SimpleNamespace(time=lambda: next(clock), monotonic=time.monotonic)
+    )  # others may ask the time too
     monkeypatch.setattr(executor.math, "inf", 1.5)
     assert work_here(Stack((PLAIN,), 0), empty, 1000) == 0
     monkeypatch.undo()
@@ -363,33 +387,64 @@ def test_failing_stack_is_named_and_the_others_finish(empty, in_threads):
 
 
 ENDLESS = """
+import sys
 from ncbook.spec import ModelSpec, OptimizerSpec, RunSpec
-from ncbook.store import Store
 from ncbook.sweep import train_missing
 if __name__ == "__main__":
-    endless = RunSpec(model=ModelSpec(name="cnn1d", width=2), optimizer=OptimizerSpec(name="adam", lr=1e-3), epochs=5000, seed=0)
-    train_missing([endless], device="cpu", jobs=1)
+    model, optimizer = ModelSpec(name="cnn1d", width=2), OptimizerSpec(name="adam", lr=1e-3)
+    endless = [RunSpec(model=model, optimizer=optimizer, epochs=5000, seed=seed) for seed in range(int(sys.argv[1]))]
+    train_missing(endless, device="cpu", jobs=len(endless))
 """
 
 
-def test_workers_of_a_killed_process_keep_a_checkpoint_and_end(tmp_path):
+@pytest.fixture
+def endless(tmp_path):
+    """Starts so many networks that train for long, each in a process of its own; returns the parent and the workers once they train."""
     (tmp_path / "endless.py").write_text(ENDLESS)
     environment = os.environ | {"NCBOOK_RUNS": str(tmp_path / "own")}
-    parent = subprocess.Popen([sys.executable, "endless.py"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    seen = ""
-    while not re.search(r"[1-9]%", seen):
-        assert (letter := parent.stderr.read(1)), seen
-        seen += letter
-    children = [int(child) for child in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
-    parent.kill()
-    parent.wait()
+
+    def start(networks):
+        command = [sys.executable, "endless.py", str(networks)]
+        parent = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        seen = ""
+        while not re.search(r"[1-9]%", seen):
+            assert (letter := parent.stderr.read(1)), seen
+            seen += letter
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        workers = [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+        assert len(workers) == networks
+        return parent, workers
+
+    return start
+
+
+def assert_ends_with_one_checkpoint(workers, folder):
     waiting = time.monotonic() + 60
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < waiting:
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < waiting:
         time.sleep(0.1)
-    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
-    (checkpoint,) = (tmp_path / "own" / "checkpoints").glob("*.npz")
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    (checkpoint,) = (folder / "own" / "checkpoints").glob("*.npz")
     with np.load(checkpoint) as arrays:
         assert json.loads(arrays["making"].item())["epoch"] > 1
+
+
+@pytest.mark.parametrize("end", ["the process is killed", "its group is told to end"])
+def test_workers_keep_a_checkpoint_and_end(end, endless, tmp_path):
+    parent, workers = endless(1)
+    if end == "the process is killed":
+        parent.kill()
+    else:
+        os.killpg(parent.pid, signal.SIGTERM)
+    parent.wait()
+    assert_ends_with_one_checkpoint(workers, tmp_path)
+
+
+def test_where_one_worker_dies_the_other_keeps_a_checkpoint_and_it_is_said_once(endless, tmp_path):
+    parent, workers = endless(2)
+    os.kill(workers[0], signal.SIGKILL)
+    said = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 1 and said.count("A process died") == 1 and "0 of 2 runs to train were stored." in said
+    assert_ends_with_one_checkpoint(workers, tmp_path)
 
 
 def test_what_can_be_asked_for_is_what_training_knows():
@@ -479,7 +534,9 @@ def test_estimate_learns_from_the_runs_found(trained, tmp_path):
     alone = estimate_seconds(new) / 60
     fresh = plan([new], Store(tmp_path / "none", tmp_path), device="cpu", jobs=1)
     assert fresh.minutes == pytest.approx(alone)
-    assert plan([new], trained, device="cpu", jobs=2).minutes == pytest.approx(alone / 2)
+    assert plan([new], trained, device="cpu", jobs=2).minutes == pytest.approx(alone)  # one run is no work for two processes
+    three = plan([spec(seed, epochs=6000) for seed in range(3)], trained, device="cpu", jobs=2)
+    assert three.minutes == pytest.approx(2 * alone) and three.jobs == 2  # two and one
     slow = Store(tmp_path / "slow", tmp_path)
     run = trained.load(PLAIN.key)
     slow.save(dataclasses.replace(run, provenance=run.provenance | {"seconds": 7 * estimate_seconds(PLAIN)}))

@@ -17,14 +17,14 @@ UNTOUCHED = "untouched"
 def norm_shifts(onsets: pd.DataFrame) -> dict[str, Estimate]:
     """By how much fn* of scaled runs differs, relatively: from that of the untouched ones, and from that under another factor.
 
-    The keys: `features × 0.5 at epoch 80`, `features × 2 v × 0.5 at epoch 80`. A run that collapsed before it was scaled does not count.
+    The keys: `features × 0.5 at epoch 80`, `features × 2 v × 0.5 at epoch 80`. A run that collapsed before the scaling does not count, be
+    it scaled later or untouched.
     """
-    untouched = onsets.loc[onsets["factor"].isna(), "fn_star"]
-    scaled = onsets[onsets["factor"].notna() & ~(onsets["T_NC"] <= onsets["factor_epoch"].astype(float))]
     found, both = {}, {}
-    for (target, epoch), runs in scaled.groupby(["target", "factor_epoch"]):
-        norms = {factor: own["fn_star"] for factor, own in runs.groupby("factor")}
-        found |= {f"{target} × {factor:g} at epoch {epoch}": relative_effect(own, untouched) for factor, own in norms.items()}
+    for (target, epoch), runs in onsets[onsets["factor"].notna()].groupby(["target", "factor_epoch"]):
+        untouched, scaled = (part.loc[~(part["T_NC"] <= float(epoch))] for part in (onsets[onsets["factor"].isna()], runs))
+        norms = {factor: own["fn_star"] for factor, own in scaled.groupby("factor")}
+        found |= {f"{target} × {factor:g} at epoch {epoch}": relative_effect(own, untouched["fn_star"]) for factor, own in norms.items()}
         for (less, lower), (more, upper) in itertools.combinations(norms.items(), 2):
             both[f"{target} × {more:g} v × {less:g} at epoch {epoch}"] = relative_effect(upper, lower)
     return found | both

@@ -171,19 +171,20 @@ def intervention_effects(
     """`equivalence` of the runs under each intervention and the runs without one (factor missing), which differ in nothing else.
 
     Runs of one seed are no pairs: they part ways before they are scaled, as rounding differs with the stack in which a run was trained.
-    `margin` is a share of the mean of `value` in the untouched runs. A run that collapsed before it was scaled says nothing about the
-    scaling and is left out. Columns: `by`, runs, censored, too_late (so left out), difference_* (mean, low, high, n), margin (in the unit
+    `margin` is a share of the mean of `value` in the untouched runs. A run that collapsed before the scaling says nothing about it and is
+    left out, be it scaled later or untouched. Columns: `by`, runs, censored, too_late (so left out), difference_* (mean, low, high, n), margin (in the unit
     of `value`), p_difference, p_equivalence, verdict.
     Raises `ValueError` where no untouched run crossed, and as `equivalence` does.
     """
     require(onsets, [*by, "factor", "factor_epoch", "T_NC", "censored", value])
-    untouched = onsets[onsets["factor"].isna()][value]
-    if untouched.dropna().empty:
+    untouched = onsets[onsets["factor"].isna()]
+    if untouched[value].dropna().empty:
         raise ValueError(f"No run without an intervention has a {value}: add the same runs without one.")
     rows = []
     for group, runs in onsets[onsets["factor"].notna()].groupby(list(by), dropna=False):
-        too_late = (runs["T_NC"] <= runs["factor_epoch"].astype(float)).to_numpy()
-        found = equivalence(runs[~too_late][value], untouched, margin * untouched.mean())
+        epoch = float(runs["factor_epoch"].iloc[0])
+        too_late, before = ((part["T_NC"] <= epoch).to_numpy() for part in (runs, untouched))
+        found = equivalence(runs[~too_late][value], untouched[~before][value], margin * untouched[value].mean())
         counts = {"runs": len(runs), "censored": int(runs["censored"].sum()), "too_late": int(too_late.sum())}
         effect = {f"difference_{name}": part for name, part in found.difference._asdict().items()}
         rows.append({**dict(zip(by, group)), **counts, **effect, **dict(zip(Equivalence._fields[1:], found[1:]))})

@@ -23,7 +23,7 @@ from ncbook.pages import listing, number, seeds_text
 from ncbook.plots import NAMES, STYLE, Panel, comma_tick, line, log_floor, rows_with, y_axis
 from ncbook.provenance import drawn
 from ncbook.report.layer_plots import heatmap
-from ncbook.representations import drift_means, similarity, similarity_matrix
+from ncbook.representations import drift_means, drifts, similarity, similarity_matrix
 from ncbook.store import Run
 
 LAYERS = ("L0", "L1", "L2")
@@ -61,7 +61,7 @@ def drift(evidence: Evidence) -> pd.DataFrame:
     def layers(run: Run, epoch: int) -> dict[str, Tensor]:
         return {layer: evidence.seen(run, epoch)[layer] for layer in LAYERS}
 
-    means = drift_means({run.spec.seed: {epoch: layers(run, epoch) for epoch in run.states} for run in followed})
+    means = drift_means(drifts({run.spec.seed: {epoch: layers(run, epoch) for epoch in run.states} for run in followed}))
     return means[(means["since"] == "first") & (means["kind"] == "biased")].drop(columns=["since", "kind"])
 
 

@@ -132,6 +132,10 @@ def texts(last: pd.DataFrame, means: pd.DataFrame, points: pd.DataFrame, distanc
         "; ".join(f"d = {dim}: {percent(gram_floor(classes, dim) / _at(means, f'{NC2}_noisy', dim).mean)}" for dim in too_small)
         or f"nessuna dimensione sotto {threshold}"
     )
+    found["random_shares"] = (
+        "; ".join(f"d = {dim}: {percent(gram_floor(classes, dim) / simplex.random_distance(classes, dim))}" for dim in too_small)
+        or f"nessuna dimensione sotto {threshold}"
+    )
     for labels in ("noisy", "clean"):
         metric = f"{NC2}_{labels}"
         found[f"drops_{labels}"] = "; ".join(drop_text(last, metric, dim, classes) for dim in (threshold, threshold + 1))

@@ -9,7 +9,7 @@ from ncbook import analysis
 from ncbook.analysis import CURVE, Estimate, seed_means
 from ncbook.claims import Check
 from ncbook.pages import MISSING, ONE_SEED, curve_name, listing, number, percent, sign_text, with_article, with_interval
-from ncbook.representations import SHARE_MEASURES, STEPS
+from ncbook.representations import SHARE_MEASURES, STEPS, drift_means
 from ncbook.spec import OPTIMIZERS, SIGNAL_MODELS
 
 SHARE_NAMES = dict(zip(SHARE_MEASURES, ("log NC1, tracce", "log NC1", "separazione")))
@@ -154,21 +154,25 @@ def drift_rows(means: pd.DataFrame, epochs: int, report: Mapping[str, float]) ->
     return rows
 
 
-def drift_texts(means: pd.DataFrame, epochs: int) -> dict[str, str]:
+def drift_texts(drifts: pd.DataFrame, epochs: int) -> dict[str, str]:
     """Which layers still change: the change of the CKA with the first epoch from `epochs` to the end, and the last step's distance from 1.
 
-    means: from `drift_means`, of the networks followed to the end.
+    drifts: from `representations.drifts`, of the networks followed to the end; the change is taken network by network.
     """
-    ends = sorted(set(means["epoch"]))
-    first = means[(means["since"] == "first") & (means["kind"] == "debiased")].set_index(["metric", "epoch"])["mean"]
-    step = means[(means["since"] == "previous") & (means["kind"] == "debiased") & (means["epoch"] == ends[-1])].set_index("metric")
-    at_end = {layer: first[layer, ends[-1]] for layer in dict.fromkeys(means["metric"])}
+    ends, means = sorted(set(drifts["epoch"])), drift_means(drifts)
+    last = means[(means["kind"] == "debiased") & (means["epoch"] == ends[-1])].set_index(["since", "metric"])
+    step = last.loc[["previous"]].droplevel("since") if "previous" in last.index else last[:0]
+    at_end = last.loc["first", "mean"].to_dict()
+    from_first = drifts[drifts["since"] == "first"]
+    changes = analysis.paired_differences(from_first, ["debiased"], column="epoch", of=ends[-1], minus=epochs, by=["layer"]).set_index(
+        "layer"
+    )
     return {
         "drift_first": number(ends[0], 0),
         "drift_last": number(ends[-1], 0),
         "drift_before_last": number(ends[-2], 0) if len(ends) > 1 else MISSING,
         "drift_least": min(at_end, key=at_end.get) if all(map(math.isfinite, at_end.values())) else MISSING,
-        "drift_changes": "; ".join(f"{layer}: {number(at_end[layer] - first[layer, epochs], 2, sign=True)}" for layer in at_end),
+        "drift_changes": "; ".join(f"{layer}: {with_interval(_at(changes, layer), 2, sign=True)}" for layer in changes.index) or MISSING,
         "drift_still": _still_text({layer: _at(step, layer) for layer in step.index}),
     }
 
