@@ -322,7 +322,7 @@ def _html_row(result: Result, language: str, names: Sequence[str]) -> str:
         f"{text(claim.statement[language])}</th>"
         f'<td data-name="{names[1]}">{text(claim.reported[language])}</td>'
         f'<td data-name="{names[2]}"><ul>{measured}</ul><small>{scale_text(result, language)}</small></td>'
-        f'<td data-name="{names[3]}"><span class="verdict {slug(result.verdict)}">{_word(result, language)}</span> {text(reason_text(result, language))}{why}</td></tr>'
+        f'<td data-name="{names[3]}"><span class="verdict {slug(result.verdict)}">{WORDS[language][result.verdict]}</span> {text(reason_text(result, language))}{why}</td></tr>'
     )
 
 
