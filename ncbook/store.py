@@ -150,6 +150,10 @@ def _unreadable(error: Exception) -> StoreError:
     return (_NotNow if lacking else StoreError)(f"it cannot be read, {type(error).__name__}: {error}".rstrip(".: "))
 
 
+def _not_now(path: Path, reason: Exception) -> StoreError:
+    return StoreError(f"{path} is not to be read now ({reason}): mend that, with more memory for example, and try again.")
+
+
 def _read(file: IO[bytes], key: str) -> Run:
     """The run in `file`. Raises `StoreError` with the bare reason if it is not whole, sound and named `key`."""
     if not zipfile.is_zipfile(file):
@@ -171,7 +175,7 @@ def _read_path(path: Path) -> Run:
         with open(path, "rb") as file:
             return _read(file, path.stem)
     except (OSError, _NotNow) as error:
-        raise StoreError(f"{path} is not to be read now ({error}): mend that, with more memory for example, and try again.") from error
+        raise _not_now(path, error) from error
     except StoreError as error:
         raise StoreError(f"{path} is not a sound run ({error}): delete it, then train or import that run again.") from error
 
@@ -320,9 +324,7 @@ class Store:
             return None
         except Exception as error:
             if isinstance(reason := _unreadable(error), _NotNow):
-                raise StoreError(
-                    f"{path} is not to be read now ({reason}): mend that, with more memory for example, and try again."
-                ) from error
+                raise _not_now(path, reason) from error
             warnings.warn(f"{path} is damaged ({type(error).__name__}) and is ignored: that run starts anew.", stacklevel=2)
             return None
 

@@ -102,7 +102,10 @@ _PHRASES = {
         "outside": "outside: {}",
         "across": "across its border, or not measured: {}",
         "undecided": "no interval decides",
-        "seeds_decide": "the interval reaches across the border in {} of {}, so that more seeds are needed or, where conditions are compared, more conditions",
+        "seeds_decide": (
+            "the interval reaches across the border in {} of {}, so that more seeds are needed or, where conditions are compared, "
+            "more conditions"
+        ),
         "unmeasured": "not measurable, as it happens in too few runs: {} of {}",
         "share": "{} of {}",
         "cases": "{} of {} cases",
